@@ -1,0 +1,5 @@
+"""fedmed: a benchmark of private, federated learning on chest radiographs."""
+
+from importlib.metadata import version
+
+__version__ = version("fedmed")

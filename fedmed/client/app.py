@@ -1,0 +1,68 @@
+"""The Flower ClientApp: a message comes in, the network is trained or validated, a reply goes out.
+
+It knows no engine: the same app serves the local pool, Flower's simulation and a SuperNode. The
+run config names the overrides, the store and the partition; the node config the client.
+"""
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedmed import metrics, models
+from fedmed.client import training
+from fedmed.client.rule import LocalRule
+from fedmed.examples import predict
+from fedmed.seeding import seed_of
+from fedmed.workplace import Workplace, workplace
+
+BUFFERS = "buffers"  # the record of norm statistics that stay with the client
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train on the client's training patients and return its weights."""
+    here, client, round_ = _arrive(message, context)
+    config = here.config
+    examples = here.examples("train", client)
+    rule = config.strategy.local.build() if config.strategy.local else LocalRule()
+    seed = seed_of(config.seed, "train", round_, client)
+    loss, steps = training.train(here.network, examples, config.client, rule, context.state, seed)
+    parameters_only = config.strategy.state == "parameters"
+    if parameters_only and (buffers := models.buffers_of(here.network)):
+        context.state[BUFFERS] = models.to_record(buffers)
+    arrays = models.to_record(models.arrays_of(here.network, parameters_only))
+    values = _metrics(config.strategy.weighting, len(examples), loss=loss, steps=steps)
+    return Message(RecordDict({"arrays": arrays, "metrics": values}), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the global weights on the client's validation patients."""
+    here, client, _ = _arrive(message, context)
+    examples = here.examples("val", client)
+    scores = predict(here.network, examples)
+    truth = examples.labels[examples.rows]
+    targets = tuple(here.config.dataset.arguments["targets"])
+    auroc = metrics.macro(metrics.per_target(scores, truth, targets)["auroc"])
+    loss = metrics.bce(scores, truth)
+    weighting = here.config.strategy.weighting
+    values = _metrics(weighting, len(examples), loss=loss, macro_auroc=auroc)
+    return Message(RecordDict({"metrics": values}), reply_to=message)
+
+
+def _arrive(message: Message, context: Context) -> tuple[Workplace, int, int]:
+    """Return the workplace with the network as the client has it, the client and the round."""
+    here = workplace(context.run_config)
+    arrays, own = message.content["arrays"], context.state.get(BUFFERS)
+    config = message.content["config"]
+    assert isinstance(arrays, ArrayRecord)
+    assert isinstance(own, ArrayRecord | None)
+    assert isinstance(config, ConfigRecord)
+    here.receive(arrays, own)
+    return here, int(str(context.node_config["partition-id"])), int(str(config["server-round"]))
+
+
+def _metrics(weighting: str, examples: int, **values: float) -> MetricRecord:
+    weight = float(examples) if weighting == "examples" else 1.0
+    return MetricRecord({"num-examples": examples, "weight": weight, **values})

@@ -1,0 +1,326 @@
+"""The configuration: composed by Hydra, typed by pydantic, refused in one line when it is wrong.
+
+Everything a run does is in :class:`Config`. Its components (Hydra's ``_target_`` nodes) have no
+schema of their own: the signature of the class or function is the schema, and what it annotates
+is what it takes.
+"""
+
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_type_hints
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+
+from fedmed.errors import ConfigError
+
+CONF = Path(__file__).parent / "conf"
+#: What changes neither the weights nor the scores, and so not the identity of a run.
+NOT_IDENTITY = ("name", "force", "store", "runner", "tracking")
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(BaseModel):
+    """A class or function by its import path, with its arguments: Hydra's ``_target_``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    target: str = Field(alias="_target_")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments as configured."""
+        return dict(self.model_extra or {})
+
+    def build(self, **more: Any) -> Any:
+        """Call the target with its arguments and ``more``."""
+        return get_object(self.target)(**self.arguments, **more)
+
+
+class Model(_Frozen):
+    """The network, and the file its weights start from (random when None)."""
+
+    weights: Path | None
+    network: Component
+
+
+class Strategy(BaseModel):
+    """What the server does, and what it changes in the clients' training.
+
+    Other keys are a strategy's own; they reach ``server`` and ``local`` by interpolation.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    fraction: Share
+    weighting: Literal["examples", "uniform"]
+    state: Literal["full", "parameters"]
+    server: Component
+    local: Component | None
+
+
+class Privacy(_Frozen):
+    """Privacy within the clients' training."""
+
+    mechanism: Literal["none"]
+
+
+class Augment(_Frozen):
+    """Random changes to a training image; see :mod:`fedmed.client.augment`."""
+
+    rotate: Annotated[float, Field(ge=0, le=45)]
+    shift: Annotated[float, Field(ge=0, le=0.5)]
+    scale: Annotated[float, Field(ge=0, le=0.5)]
+    contrast: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Client(_Frozen):
+    """Local training."""
+
+    optimizer: Literal["sgd", "adam", "adamw"]
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegative
+    batch_size: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)] | None
+    channels_last: bool
+    augment: Augment
+
+
+class Runner(_Frozen):
+    """Where the clients run."""
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)]
+    device: Literal["auto", "cpu", "cuda"]
+    clients_per_gpu: Annotated[int, Field(ge=1)]
+
+
+class Tracking(_Frozen):
+    """Weights & Biases."""
+
+    mode: Literal["online", "offline", "disabled"]
+    project: str
+    entity: str | None
+
+
+class Config(_Frozen):
+    """All that a run is made from."""
+
+    name: Annotated[str, Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)]
+    rounds: Annotated[int, Field(ge=1)]
+    evaluate_every: Annotated[int, Field(ge=1)]
+    force: bool
+    store: Path
+    dataset: Component
+    partition: Component
+    model: Model
+    strategy: Strategy
+    privacy: Privacy
+    client: Client
+    runner: Runner
+    tracking: Tracking
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all that decides the result; its start names the run directory."""
+        return _sha256(self.model_dump(mode="json", by_alias=True))
+
+
+def compose(overrides: Sequence[str]) -> Config:
+    """Compose and check the configuration that ``overrides`` ask for.
+
+    Raises:
+        ConfigError: naming the key and what it takes.
+    """
+    return parse(_compose(overrides))
+
+
+def parse(config: DictConfig) -> Config:
+    """Return the typed configuration. Raises ConfigError as :func:`compose` does."""
+    raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        parsed = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_problems(error, raw))) from None
+    except OmegaConfBaseException as error:
+        key = error.full_key or "config"
+        if "Missing mandatory value" in str(error):
+            raise ConfigError(f"{key}: is missing; give it as {key}=VALUE") from None
+        raise ConfigError(f"{key}: {_first_line(error)}") from None
+    for path, component in _components(parsed):
+        _check_arguments(path, component, raw)
+        if path != "model.network":  # the others are quick to build, and check more than types
+            _check_build(path, component)
+    return parsed
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    if GlobalHydra.instance().is_initialized():
+        GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF.resolve()), version_base="1.3", job_name="fedmed"):
+        try:
+            return hydra_compose("config", list(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(error, overrides)) from None
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Say in one line what Hydra says in several."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: is not KEY=VALUE; quote it, and escape what the shell would read"
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1].lstrip("+~")
+        group, _, leaf = key.rpartition(".")
+        if (CONF / key).is_dir():
+            return f"{key}: is added with a +, as in +{key}={_options(key)[0].stem}"
+        sane = [o for o in overrides if o.split("=")[0].lstrip("+~") != key]
+        if len(sane) == len(overrides):  # the key is a committed file's, not the command line's
+            return f"{key}: unknown key"
+        node = OmegaConf.select(_compose(sane), group) if group else _compose(sane)
+        takers = [path.stem for path in _options(group) if leaf in _read(path)]
+        takes = ", ".join(str(k) for k in node if k != "_target_") if node is not None else ""
+        hint = f"; {leaf} is a key of {group}={'|'.join(takers)}" if takers else ""
+        return f"{key}: unknown key; {group or 'the configuration'} takes {takes}{hint}"
+    if match := re.search(r"Could not find '([^']+)/([^']+)'", text):
+        takes = ", ".join(path.stem for path in _options(match[1]))
+        return f"{match[1]}={match[2]}: unknown; {match[1]} takes {takes}"
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error or error.__cause__).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _options(group: str) -> list[Path]:
+    return sorted((CONF / group).glob("*.yaml")) if group else []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return cast(dict[str, Any], yaml.safe_load(path.read_text())) or {}
+
+
+def _problems(error: ValidationError, raw: dict[str, Any]) -> Iterator[str]:
+    """Yield a line a key; the alternatives of a union share theirs."""
+    messages: dict[str, list[str]] = {}
+    inputs: dict[str, Any] = {}
+    for problem in error.errors():
+        key = _source(_key(problem["loc"], raw), raw)
+        unknown = problem["type"] == "extra_forbidden"
+        messages.setdefault(key, []).append("unknown key" if unknown else _lower(problem["msg"]))
+        inputs[key] = problem["input"]
+    for key, alternatives in messages.items():
+        got = "" if alternatives == ["unknown key"] else f", got {inputs[key]!r}"
+        yield f"{key}: {' or '.join(alternatives)}{got}"
+
+
+def _key(loc: tuple[int | str, ...], raw: Any) -> str:
+    """Return the part of pydantic's location that is a key of the configuration."""
+    key = []
+    for part in loc:
+        if not isinstance(raw, dict) or part not in raw:
+            break
+        key.append(str(part))
+        raw = raw[part]
+    return ".".join(key)
+
+
+def _lower(message: str) -> str:
+    return message[0].lower() + message[1:]
+
+
+def _source(key: str, raw: dict[str, Any]) -> str:
+    """Return the key that the user typed for ``key``, which may be interpolated from it."""
+    node: Any = raw
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    match = re.fullmatch(r"\$\{([\w.]+)\}", node) if isinstance(node, str) else None
+    return _source(match[1], raw) if match else key
+
+
+def _components(config: Config) -> Iterator[tuple[str, Component]]:
+    yield "dataset", config.dataset
+    yield "partition", config.partition
+    yield "strategy.server", config.strategy.server
+    if config.strategy.local:
+        yield "strategy.local", config.strategy.local
+    yield "model.network", config.model.network
+
+
+def _check_arguments(path: str, component: Component, raw: dict[str, Any]) -> None:
+    try:
+        target = get_object(component.target)
+    except Exception as error:
+        raise ConfigError(f"{path}._target_: {_first_line(error)}") from None
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(target)
+    for name, value in component.arguments.items():
+        key = _source(f"{path}.{name}", raw)
+        if name not in parameters and not open_ended:
+            raise ConfigError(f"{key}: unknown key; {path} takes {', '.join(parameters)}")
+        if name in hints:
+            _check_value(key, value, hints[name])
+
+
+def _check_build(path: str, component: Component) -> None:
+    try:
+        component.build()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {_first_line(error)}") from None
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # annotations that do not resolve outside their module
+        return {}
+
+
+def _check_value(key: str, value: Any, hint: Any) -> None:
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
+        return
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"{key}: {_lower(problem['msg'])}, got {problem['input']!r}") from None
+
+
+def _sha256(values: Any) -> str:
+    identity = {k: v for k, v in values.items() if k not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _run_id(*, _root_: DictConfig) -> str:
+    """Name the run directory from within Hydra's own configuration (``hydra.run.dir``)."""
+    config = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+    return parse(config).sha256[:16]
+
+
+OmegaConf.register_new_resolver("count", len, replace=True)
+OmegaConf.register_new_resolver("run_id", _run_id, replace=True)

@@ -1,0 +1,153 @@
+"""What a person sees: live progress while it runs, and a readable table at its end."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.console import Group
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fedmed.checkpoint import Row
+from fedmed.config import Config
+
+
+class Console:
+    """The terminal of the main process. Without one (a pipe, a log) it prints a line a round."""
+
+    def __init__(self) -> None:
+        self.rich = RichConsole(highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.rich,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._note = ""
+
+    def __enter__(self) -> "Console":
+        if self.rich.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self.rich.is_terminal:
+            self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.rich.print(text, soft_wrap=True)
+
+    def show(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Move the bar of ``what``."""
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total, note=note)
+        self._progress.update(self._tasks[what], completed=done, total=total, note=note)
+
+    def client_done(self, client: int) -> None:
+        """Note that a client has answered."""
+        if "rounds" in self._tasks:
+            task = self._tasks["rounds"]
+            self._progress.update(task, note=f"{self._note}  client {client} answered")
+
+    def round(self, round_: int, rounds: int, rows: Sequence[Row], seconds: float) -> None:
+        """Show a round's figures."""
+        note = self._note = _note(rows)
+        self.show("rounds", round_, rounds, note)
+        if not self.rich.is_terminal:
+            self.say(f"round {round_}/{rounds}  {seconds:6.1f} s  {note}")
+
+    def report(self, summary: dict[str, Any]) -> None:
+        """Print the result of a run, below the bars."""
+        self._progress.stop()
+        test, val, spent = summary["test"], summary["val"], summary["privacy"]
+        scores = Table(box=None, pad_edge=False)
+        scores.add_column("finding")
+        scores.add_column("AUROC", justify="right")
+        scores.add_column("AUPRC", justify="right")
+        for target, value in test["auroc"].items():
+            scores.add_row(target, f"{value:.3f}", f"{test['auprc'][target]:.3f}")
+        scores.add_section()
+        scores.add_row(
+            "[bold]macro", f"[bold]{_number(test['macro_auroc'])}", _number(test["macro_auprc"])
+        )
+        facts = Table.grid(padding=(0, 2))
+        if test["without_both_classes"]:
+            facts.add_row(
+                "not scored", ", ".join(test["without_both_classes"]) + " (one class only)"
+            )
+        facts.add_row("clients", _spread(val))
+        facts.add_row("privacy", _guarantee(spent))
+        facts.add_row(
+            "moved", f"{_size(summary['bytes_up'])} up, {_size(summary['bytes_down'])} down"
+        )
+        time = summary["time"]
+        facts.add_row(
+            "time",
+            f"{time['rounds_s']:.1f} s in {summary['rounds_done']} rounds "
+            f"({time['per_round_s']:.2f} s each), {time['setup_s']:.1f} s to set up",
+        )
+        facts.add_row("weights", f"sha256 {summary['model_sha256'][:16]}…")
+        facts.add_row("run", str(summary["run_dir"]))
+        title = f"{summary['name']} · test patients · {summary['status']}"
+        self.rich.print(Panel(Group(scores, "", facts), title=title, expand=False))
+
+
+def _note(rows: Sequence[Row]) -> str:
+    values = {(scope, metric): value for _, scope, client, metric, value in rows if client < 0}
+    losses = [value for _, scope, _, metric, value in rows if (scope, metric) == ("train", "loss")]
+    parts = []
+    if losses:
+        parts.append(f"loss {sum(losses) / len(losses):.3f}")
+    if ("test", "macro_auroc") in values:
+        parts.append(f"test AUROC {values['test', 'macro_auroc']:.3f}")
+    if ("privacy", "epsilon") in values:
+        parts.append(f"ε {values['privacy', 'epsilon']:.2f}")
+    return "  ".join(parts)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
+def _spread(val: dict[str, Any]) -> str:
+    if not val["clients"]:
+        return "no client has patients for validation"
+    return (
+        f"validation AUROC {_number(val['mean'])} on average, {_number(val['worst'])} at the worst "
+        f"of {val['clients']}, spread (sd) {_number(val['sd'])}"
+    )
+
+
+def _guarantee(spent: dict[str, Any]) -> str:
+    if spent["unit"] is None:
+        return "none: no noise was added, no guarantee is given"
+    epsilon = spent["epsilon"]
+    shown = "∞" if epsilon == "inf" else f"{epsilon:.2f}"
+    return (
+        f"ε = {shown} at δ = {spent['delta']:g}, unit {spent['unit']}, {spent['neighbouring']}, "
+        f"{spent['releases']} releases, {spent['accountant']}"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def config_line(config: Config) -> str:
+    """Return what is about to run, in a line."""
+    return (
+        f"[bold]{config.name}[/bold]: {config.dataset.target.rpartition('.')[2]}, "
+        f"{config.strategy.server.target.rpartition('.')[2]}, "
+        f"{config.model.network.target.rpartition('.')[2]}, seed {config.seed}"
+    )

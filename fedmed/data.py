@@ -1,0 +1,108 @@
+"""A run's data: the dataset's table, its patients divided into clients, its images decoded."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fedmed import partition, store
+from fedmed.config import Config
+from fedmed.console import Console
+from fedmed.errors import FedmedError
+from fedmed.figures import draw_partition
+from fedmed.metrics import Floats
+from fedmed.rundir import RunDirectory
+from fedmed.store import Store
+from fedmed.table import Dataset, labels, validate
+
+
+@dataclass(frozen=True)
+class Data:
+    """The prepared data of a run.
+
+    Attributes:
+        store: pixels and table.
+        assigned: patient, client and role.
+        clients: one row a client; ``clients.csv``.
+        test: the rows of the test split.
+        truth: their labels, N×T.
+    """
+
+    store: Store
+    assigned: pd.DataFrame
+    clients: pd.DataFrame
+    test: pd.DataFrame
+    truth: Floats
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """What a resumed run must share with the one it resumes."""
+        return {
+            "data_sha256": self.store.sha256,
+            "partition_sha256": partition.sha256(self.assigned),
+        }
+
+
+def prepare(config: Config, here: RunDirectory, console: Console, workers: int) -> Data:
+    """Read the table, divide the patients, decode the images; keep who has what in ``here``.
+
+    Decoding is spread over ``workers`` processes; 0 decodes in this one.
+
+    Raises:
+        FedmedError: if label files are broken, the patients do not suffice, or a client or the
+            test split has no image that can be read.
+    """
+    dataset: Dataset = config.dataset.build()
+    table = validate(dataset.table(), dataset)
+    rule: partition.Partition = config.partition.build()
+    assigned = rule.assign(table, dataset.targets)
+    prepared = store.prepare(
+        dataset,
+        table,
+        config.store,
+        workers,
+        lambda done, total: console.show("images", done, total),
+    )
+    if len(prepared.unreadable):
+        here.write_csv(prepared.unreadable, "unreadable.csv")
+        console.say(
+            f"[yellow]{len(prepared.unreadable)} images could not be read and are left out; "
+            f"{here.path}/unreadable.csv lists them with the reasons"
+        )
+    test = prepared.table[prepared.table["split"] == "test"]
+    if test.empty:
+        raise FedmedError(f"dataset: no image of the test split could be read; see {here.path}")
+    clients = _clients(prepared.table, assigned, dataset)
+    empty = clients.query("train_images == 0")
+    if len(empty):
+        raise FedmedError(
+            f"partition: no image of client {empty['client'].iloc[0]} could be read; "
+            f"see {here.path}/unreadable.csv"
+        )
+    partition.save(assigned, here.partition)
+    here.write_csv(clients, "clients.csv")
+    draw_partition(clients, dataset.targets, here.picture)
+    return Data(prepared, assigned, clients, test, labels(test, dataset.targets))
+
+
+def _clients(table: pd.DataFrame, assigned: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    rows = table.merge(assigned, on="patient")
+    rows[list(dataset.targets)] = labels(rows, dataset.targets) == 1
+    groups = rows[rows["client"] >= 0].groupby("client")
+    frame = pd.DataFrame(
+        {
+            "sites": groups["site"].unique().map(lambda sites: " + ".join(sorted(sites))),
+            "patients": groups["patient"].nunique(),
+            "images": groups.size(),
+            "train_images": groups["role"].agg(lambda role: int((role == "train").sum())),
+            "val_images": groups["role"].agg(lambda role: int((role == "val").sum())),
+        }
+    )
+    frame = frame.join(groups[list(dataset.targets)].sum().astype(int))
+    everyone = range(int(assigned["client"].max()) + 1)
+    return (
+        frame.reindex(everyone)
+        .fillna({"sites": ""})
+        .fillna(0)
+        .reset_index(names="client")
+        .astype({column: int for column in frame.columns if column != "sites"})
+    )

@@ -1,0 +1,54 @@
+"""Rows of a store as a network sees them, and its scores on them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some rows of a store.
+
+    Attributes:
+        pixels: uint8 N×H×W of the whole store, memory-mapped.
+        labels: float32 N×T of the whole store; 1, 0, or NaN where not known.
+        rows: which rows are meant.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.float32]
+    rows: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, which: NDArray[np.intp] | slice, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return images, n×1×H×W in [-1, 1], and labels, n×T."""
+        rows = self.rows[which]
+        images = torch.from_numpy(self.pixels[rows]).to(device).unsqueeze(1)
+        return images.float().div_(127.5).sub_(1.0), torch.from_numpy(self.labels[rows]).to(device)
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, examples: Examples, batch_statistics: bool = False, batch_size: int = 256
+) -> NDArray[np.float32]:
+    """Return the probabilities, n×T, of the examples in their order.
+
+    With ``batch_statistics``, batch norm normalises by each batch instead of by its statistics.
+    A network whose numbers overflow, as they may under heavy noise, tells nothing: it scores 0.5.
+    A network whose numbers overflow, as they do under heavy noise, tells nothing: its score is 0.5.
+    """
+    device = next(network.parameters()).device
+    network.eval()
+    for layer in network.modules() if batch_statistics else ():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.train()
+    parts = [
+        torch.sigmoid(network(examples.batch(slice(i, i + batch_size), device)[0]))
+        for i in range(0, len(examples), batch_size)
+    ]
+    return torch.cat(parts).float().nan_to_num(0.5).cpu().numpy()

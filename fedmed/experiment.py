@@ -1,0 +1,139 @@
+"""One experiment, from its configuration to its run directory: the natural way of the data."""
+
+import logging
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fedmed import models
+from fedmed.checkpoint import Checkpoint, Row
+from fedmed.config import Config
+from fedmed.console import Console, config_line
+from fedmed.data import prepare
+from fedmed.errors import FedmedError
+from fedmed.privacy import Ledger, PrivateStrategy
+from fedmed.rounds import ClientFailure, Federation
+from fedmed.rundir import RunDirectory
+from fedmed.runner.engine import ClientStates
+from fedmed.runner.local import LocalEngine, workers
+from fedmed.summary import summarise, with_scores
+from fedmed.tracking import Tracker
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, overrides: Sequence[str], folder: Path, console: Console) -> dict[str, Any]:
+    """Run an experiment, or go on with it, or recognise that it is done.
+
+    Args:
+        config: the parsed configuration.
+        overrides: what it was composed from; all that a client is told.
+        folder: the run directory.
+        console: where progress is shown.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        FedmedError: in one line, when something is wrong that the user can mend.
+    """
+    here = RunDirectory(folder)
+    with here.locked():
+        summary = here.summary()
+        if config.force:
+            here.clear()
+        elif summary and summary["status"] == "finished":
+            console.say(f"{folder} is finished; force=true runs it again")
+            console.report(summary | {"run_dir": folder})
+            return summary
+        begun = {"run_id": config.sha256[:16], "name": config.name, "config_sha256": config.sha256}
+        here.write_summary(begun | {"status": "running"})
+        try:
+            summary = begun | _run(config, overrides, here, console)
+        except BaseException as error:
+            if isinstance(error, ClientFailure):
+                log.error("client failed:\n%s", error.details)
+            log.error("failed: %s", error)
+            failed = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            with suppress(FedmedError):  # a full disk must not hide the error that came before
+                here.write_summary(begun | failed)
+            raise
+        here.write_summary(summary)
+        console.report(summary | {"run_dir": folder})
+        return summary
+
+
+def _run(
+    config: Config, overrides: Sequence[str], here: RunDirectory, console: Console
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    console.say(config_line(config))
+    strategy = config.strategy.server.build()
+    network = models.build(config.model, config.seed)
+    data = prepare(config, here, console, workers(config.runner))
+    parameters_only = config.strategy.state == "parameters"
+    fresh = Checkpoint(data.hashes, models.arrays_of(network, parameters_only))
+    state = _resume(here, fresh, console)
+    ledger = None
+    if isinstance(strategy, PrivateStrategy):
+        ledger = Ledger.open(here.ledger, strategy.delta)
+    run_config = {
+        "overrides": shlex.join(overrides),
+        "store": str(data.store.path.resolve()),
+        "partition": str(here.partition.resolve()),
+    }
+    sizes = data.clients["train_images"].tolist()
+    engine = LocalEngine(
+        config.runner, run_config, sizes, ClientStates(here.states), len(data.test)
+    )
+    with engine, Tracker(config, here.path, config.sha256[:16]) as tracker:
+        tracker.log_federation(data.clients, here.picture)
+        tracker.replay(state.metrics)
+        rows: list[Row] = list(state.metrics)
+
+        def on_round(round_: int, new: Sequence[Row]) -> None:
+            rows.extend(new)
+            here.write_metrics(rows)
+            tracker.log_round(round_, new)
+            console.round(round_, config.rounds, new, time.perf_counter() - started)
+            log.info("round %d: %s", round_, [row[2:] for row in new if row[2] < 0])
+
+        validating = frozenset(data.clients.query("val_images > 0")["client"])
+        federation = Federation(
+            config,
+            strategy,
+            engine,
+            data.truth,
+            validating,
+            ledger,
+            here.checkpoint,
+            console.client_done,
+        )
+        setup = time.perf_counter() - started
+        state, scores = federation.run(state, on_round)
+        here.write_metrics(state.metrics)
+        here.write_model(state.arrays)
+        targets = config.dataset.arguments["targets"]
+        here.write_predictions(data.test, scores, data.truth, targets)
+        clients = with_scores(data.clients, state.metrics, config.rounds)
+        here.write_csv(clients, "clients.csv")
+        summary = summarise(config, data, state, ledger, setup)
+        tracker.finish(summary, clients)
+    return summary
+
+
+def _resume(here: RunDirectory, fresh: Checkpoint, console: Console) -> Checkpoint:
+    found = Checkpoint.load(here.checkpoint)
+    if found is None:
+        return fresh
+    for name, value in fresh.data.items():
+        if found.data[name] != value:
+            raise FedmedError(
+                f"{here.path}: its checkpoint was made with another {name} "
+                f"({found.data[name][:12]}, now {value[:12]}); force=true starts anew"
+            )
+    console.say(f"resuming after round {found.round}")
+    return found

@@ -1,0 +1,43 @@
+"""Scores of predicted probabilities against labels that may be unknown."""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+Floats = NDArray[np.float32]
+
+
+def per_target(
+    scores: Floats, labels: Floats, targets: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    """Return AUROC and AUPRC of each target, over the examples whose label is known.
+
+    Args:
+        scores: probabilities, n×T.
+        labels: n×T of 1, 0 and NaN.
+        targets: the T names.
+
+    Returns:
+        ``{"auroc": {target: value}, "auprc": …}``; targets without both classes are left out.
+    """
+    values: dict[str, dict[str, float]] = {"auroc": {}, "auprc": {}}
+    for i, target in enumerate(targets):
+        known = ~np.isnan(labels[:, i])
+        truth, score = labels[known, i], scores[known, i]
+        if len(np.unique(truth)) == 2:
+            values["auroc"][target] = float(roc_auc_score(truth, score))
+            values["auprc"][target] = float(average_precision_score(truth, score))
+    return values
+
+
+def macro(values: dict[str, float]) -> float:
+    """Return the unweighted mean over targets, NaN if there is none."""
+    return float(np.mean(list(values.values()))) if values else float("nan")
+
+
+def bce(scores: Floats, labels: Floats) -> float:
+    """Return the mean binary cross-entropy over the known labels, NaN if none is known."""
+    known = ~np.isnan(labels)
+    p = np.clip(scores[known], 1e-7, 1 - 1e-7)
+    y = labels[known]
+    return float(-(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()) if known.any() else float("nan")

@@ -1,0 +1,144 @@
+"""Networks: built from config with keyed random weights, loaded, saved and put into messages.
+
+A network takes N×1×H×W float images and gives N×T logits, one a target.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from monai.networks.nets import ViT
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from fedmed import config as cfg
+from fedmed.errors import ConfigError
+from fedmed.seeding import seed_of
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+class _Logits(nn.Module):
+    """MONAI's ViT without the hidden states that it returns beside the logits."""
+
+    def __init__(self, network: ViT) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.network(images)[0])
+
+
+def vit(size: int, outputs: int) -> nn.Module:
+    """Return a ViT of the widths of ViT-S on ``size``×``size`` images in 8-pixel patches."""
+    if size % 8:
+        raise ConfigError(f"dataset.size: must be a multiple of 8 for model=vit, got {size}")
+    network = ViT(
+        in_channels=1,
+        img_size=(size, size),
+        patch_size=(8, 8),
+        hidden_size=384,
+        mlp_dim=1536,
+        num_layers=12,
+        num_heads=6,
+        spatial_dims=2,
+        classification=True,
+        num_classes=outputs,
+        post_activation="",
+    )
+    return _Logits(network)
+
+
+def build(model: cfg.Model, seed: int) -> nn.Module:
+    """Return the network with its initial weights: from the file, or drawn from the run's seed.
+
+    Raises:
+        ConfigError: if the file is absent, not safetensors, or does not fit the network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "weights"))
+        network = cast(nn.Module, model.network.build())
+    if model.weights is not None:
+        load(network, read_weights(model.weights, network))
+    return network
+
+
+def read_weights(path: Path, network: nn.Module) -> Arrays:
+    """Read a .safetensors file that holds every float tensor of ``network``."""
+    if path.suffix != ".safetensors":
+        raise ConfigError(
+            f"model.weights: {path} is not a .safetensors file; "
+            "other formats can run code when read, so convert it first"
+        )
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"model.weights: cannot read {path}: {error}") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in _floats(network).items()}
+    wrong = [
+        f"{name} is {arrays[name].shape if name in arrays else 'absent'} there, {shape} here"
+        for name, shape in shapes.items()
+        if name not in arrays or arrays[name].shape != shape
+    ]
+    if wrong:
+        raise ConfigError(f"model.weights: {path} does not fit: {wrong[0]} ({len(wrong)} such)")
+    return {name: arrays[name] for name in shapes}
+
+
+def arrays_of(network: nn.Module, parameters_only: bool = False) -> dict[str, NDArray[np.float32]]:
+    """Return copies of the float tensors of the state, or only of the parameters.
+
+    Counters such as ``num_batches_tracked`` are left out: their mean has no meaning.
+    """
+    tensors = dict(network.named_parameters()) if parameters_only else _floats(network)
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+
+
+def buffers_of(network: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Return copies of the float tensors that are not parameters: norm statistics."""
+    parameters = dict(network.named_parameters())
+    return {k: v for k, v in arrays_of(network).items() if k not in parameters}
+
+
+def load(network: nn.Module, arrays: Arrays) -> None:
+    """Copy ``arrays`` into the network, in place.
+
+    A running variance that server-side arithmetic (noise, adaptive steps) has made negative is
+    raised to zero, where the norm layer's own epsilon takes over.
+    """
+    state = network.state_dict()
+    for name, array in arrays.items():
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if name.endswith("running_var"):
+            tensor = tensor.clamp(min=0.0)
+        state[name].copy_(tensor)
+
+
+def to_record(arrays: Arrays) -> ArrayRecord:
+    """Pack arrays for a Flower message."""
+    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
+
+
+def from_record(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
+    """Unpack the arrays of a Flower message."""
+    return {name: array.numpy().astype(np.float32, copy=False) for name, array in record.items()}
+
+
+def arrays_sha256(arrays: Arrays) -> str:
+    """Return a hash of names, shapes and bits."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name], dtype=np.float32)
+        digest.update(f"{name}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _floats(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v for k, v in network.state_dict().items() if v.is_floating_point()}

@@ -1,0 +1,181 @@
+"""The rounds: configure, train, aggregate, evaluate, checkpoint; any strategy, any engine.
+
+Flower's own loop (``Strategy.start``) always begins at round 1. This one drives the same public
+methods, so that a run goes on from its checkpoint as if it had never been cut off.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp.strategy import Strategy
+
+from fedmed import metrics
+from fedmed.checkpoint import Checkpoint, Row, remember, remind
+from fedmed.config import Config
+from fedmed.errors import FedmedError
+from fedmed.metrics import Floats
+from fedmed.models import from_record, to_record
+from fedmed.privacy import Ledger, PrivateStrategy
+from fedmed.runner.engine import Engine
+from fedmed.seeding import seeded_globals
+
+POOLED = -1  # the client of a metric that is of no one client
+OnRound = Callable[[int, Sequence[Row]], None]
+
+
+class ClientFailure(FedmedError):
+    """A client raised; ``details`` is its traceback."""
+
+    def __init__(self, round_: int, client: int, details: str) -> None:
+        cause = details.strip().splitlines()[-1]
+        super().__init__(f"round {round_}: client {client} failed: {cause} (traceback in run.log)")
+        self.details = details
+
+
+@dataclass
+class Federation:
+    """Who takes part in the rounds.
+
+    Attributes:
+        config: the run's configuration.
+        strategy: any Flower strategy.
+        engine: where the clients run.
+        truth: labels of the test images, N×T.
+        validating: the clients that have patients for validation.
+        ledger: of the strategy's private releases, if it makes any.
+        checkpoint: the file.
+        on_client: called with a client when it has answered.
+    """
+
+    config: Config
+    strategy: Strategy
+    engine: Engine
+    truth: Floats
+    validating: frozenset[int]
+    ledger: Ledger | None
+    checkpoint: Path
+    on_client: Callable[[int], None]
+
+    def run(self, state: Checkpoint, on_round: OnRound) -> tuple[Checkpoint, Floats]:
+        """Take the run from ``state`` through its last round.
+
+        Args:
+            state: where the run stands.
+            on_round: called with each round and its metrics; 0 is the evaluation before the first.
+
+        Returns:
+            The last state and the probabilities of the test images, N×T.
+
+        Raises:
+            FedmedError: if a client fails, an update is not finite or the disk is full; what the
+                last checkpoint holds is safe.
+        """
+        engine = self.engine
+        engine.bytes_down, engine.bytes_up = state.bytes_down, state.bytes_up
+        engine.states.rounds = dict(state.clients)
+        engine.states.prune()
+        engine.on_reply = self._arrived
+        if state.round:
+            remind(self.strategy, state.strategy)
+        else:
+            state = replace(state, metrics=self._test(0, to_record(state.arrays))[0])
+            on_round(0, state.metrics)
+        scores = None
+        for round_ in range(state.round + 1, self.config.rounds + 1):
+            done = len(state.metrics)
+            state, scores = self._round(round_, state)
+            on_round(round_, state.metrics[done:])
+        if scores is None:  # cut off between the last checkpoint and the end
+            scores = engine.score(to_record(state.arrays))
+        return state, scores
+
+    def _round(self, round_: int, state: Checkpoint) -> tuple[Checkpoint, Floats | None]:
+        started = time.perf_counter()
+        self.engine.round = round_
+        arrays, scores = to_record(state.arrays), None
+        rows, replies = self._train(round_, arrays)
+        if self.ledger and isinstance(self.strategy, PrivateStrategy):
+            self.ledger.record(self.strategy.privacy_event(round_))  # before the release is made
+        with seeded_globals(self.config.seed, "aggregate", round_):
+            aggregated, _ = self.strategy.aggregate_train(round_, replies)
+        arrays = arrays if aggregated is None else aggregated
+        if round_ % self.config.evaluate_every == 0 or round_ == self.config.rounds:
+            rows += self._validate(round_, arrays)
+            test_rows, scores = self._test(round_, arrays)
+            rows += test_rows
+            if self.ledger:
+                rows.append((round_, "privacy", POOLED, "epsilon", self.ledger.epsilon()))
+        state = Checkpoint(
+            data=state.data,
+            arrays=from_record(arrays),
+            round=round_,
+            strategy=remember(self.strategy),
+            clients=dict(self.engine.states.rounds),
+            metrics=state.metrics + rows,
+            bytes_down=self.engine.bytes_down,
+            bytes_up=self.engine.bytes_up,
+            seconds=state.seconds + time.perf_counter() - started,
+        )
+        state.save(self.checkpoint)
+        self.engine.states.prune()
+        return state, scores
+
+    def _train(self, round_: int, arrays: ArrayRecord) -> tuple[list[Row], list[Message]]:
+        with seeded_globals(self.config.seed, "configure", round_):
+            orders = self.strategy.configure_train(round_, arrays, ConfigRecord(), self.engine)
+        replies = self._exchange(orders)
+        rows = self._rows(round_, "train", replies)
+        return [*rows, (round_, "train", POOLED, "cohort", float(len(replies)))], replies
+
+    def _validate(self, round_: int, arrays: ArrayRecord) -> list[Row]:
+        with seeded_globals(self.config.seed, "configure validation", round_):
+            orders = self.strategy.configure_evaluate(round_, arrays, ConfigRecord(), self.engine)
+        able = [o for o in orders if self._client(o.metadata.dst_node_id) in self.validating]
+        replies = self._exchange(able)
+        if replies:
+            with seeded_globals(self.config.seed, "aggregate validation", round_):
+                self.strategy.aggregate_evaluate(round_, replies)
+        return self._rows(round_, "val", replies)
+
+    def _test(self, round_: int, arrays: ArrayRecord) -> tuple[list[Row], Floats]:
+        scores = self.engine.score(arrays)
+        targets = tuple(self.config.dataset.arguments["targets"])
+        rows: list[Row] = [(round_, "test", POOLED, "loss", metrics.bce(scores, self.truth))]
+        for name, values in metrics.per_target(scores, self.truth, targets).items():
+            rows.append((round_, "test", POOLED, f"macro_{name}", metrics.macro(values)))
+            rows += [(round_, "test", POOLED, f"{name}/{t}", v) for t, v in values.items()]
+        return rows, scores
+
+    def _exchange(self, orders: Iterable[Message]) -> list[Message]:
+        return list(self.engine.send_and_receive(list(orders)))
+
+    def _arrived(self, reply: Message) -> None:
+        """Refuse a reply that must not enter an average."""
+        round_, client = self.engine.round, self._client(reply.metadata.src_node_id)
+        if reply.has_error():
+            raise ClientFailure(round_, client, reply.error.reason or "no reason given")
+        for record in reply.content.array_records.values():
+            for name, array in record.items():
+                if not np.isfinite(array.numpy()).all():
+                    raise FedmedError(
+                        f"round {round_}: client {client} returned NaN or infinity in {name}, so "
+                        "nothing was averaged; a lower client.lr often helps; what the last "
+                        "checkpoint holds is safe"
+                    )
+        self.on_client(client)
+
+    def _rows(self, round_: int, scope: str, replies: Sequence[Message]) -> list[Row]:
+        return [
+            (round_, scope, self._client(reply.metadata.src_node_id), name, float(value))
+            for reply in replies
+            for record in reply.content.metric_records.values()
+            for name, value in record.items()
+            if name != "weight" and not isinstance(value, list)
+        ]
+
+    def _client(self, node: int) -> int:
+        return self.engine.client_of(node)

@@ -1,0 +1,1 @@
+"""Where clients run: one module an engine, each a Flower Grid."""

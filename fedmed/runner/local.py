@@ -1,0 +1,191 @@
+"""The local engine: Flower's Grid over a pool of one-thread worker processes.
+
+Flower draws node ids from the operating system and hands out replies as they arrive. Here nodes
+are the clients in order, and replies come back in that order: the reason why any Flower strategy
+repeats to the bit.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Error, Message, RecordDict
+
+from fedmed import config as cfg
+from fedmed import flower, trees
+from fedmed.errors import FedmedError
+from fedmed.metrics import Floats
+from fedmed.processes import context
+from fedmed.runner import worker
+from fedmed.runner.engine import ClientStates, Engine
+from fedmed.runner.worker import Order, RunConfig
+from fedmed.workplace import device
+
+SHARD = 512  # test images a task; fixed, so that scores do not depend on the number of workers
+CLIENT_ERROR = 1
+
+T = TypeVar("T")
+
+
+class LocalEngine(Engine):
+    """The federation on this machine.
+
+    Args:
+        runner: how many workers, on which device.
+        run_config: what the client app is told about the run.
+        sizes: training images of each client: the largest start first.
+        states: the clients' states.
+        test_images: size of the test split.
+
+    """
+
+    def __init__(
+        self,
+        runner: cfg.Runner,
+        run_config: RunConfig,
+        sizes: Sequence[int],
+        states: ClientStates,
+        test_images: int,
+    ) -> None:
+        super().__init__(states)
+        self._run_config = run_config
+        self._sizes = sizes
+        self._test_images = test_images
+        self._scratch = tempfile.TemporaryDirectory(prefix="fedmed-")
+        self._contents = 0
+        self._pool = _start_pool(n) if (n := workers(runner)) else None
+        flower.host()
+        torch.set_num_threads(1)
+
+    def __enter__(self) -> "LocalEngine":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=error is None, cancel_futures=True)
+        self._scratch.cleanup()
+
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes in the order of their clients; ids start at 1."""
+        return [client + 1 for client in range(len(self._sizes))]
+
+    def client_of(self, node: int) -> int:
+        """Return the client behind a node."""
+        return node - 1
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """Deliver the messages and return the replies in the order of the clients.
+
+        A client that raises is answered for by an error reply with its traceback.
+
+        Raises:
+            FedmedError: if a worker process dies.
+        """
+        messages = sorted(messages, key=lambda m: m.metadata.dst_node_id)
+        files: dict[int, Path] = {}  # one file a content, however many its receivers
+        orders = []
+        for message in messages:
+            if id(message.content) not in files:
+                files[id(message.content)] = self._share(message.content)
+            orders.append(self._order(message, files[id(message.content)]))
+            self.bytes_down += _array_bytes(message.content)
+        longest_first = sorted(orders, key=lambda o: -self._sizes[o.client])
+        futures = {self._submit(worker.play, o, self._run_config): o.node for o in longest_first}
+        sent = {message.metadata.dst_node_id: message for message in messages}
+        replies = {}
+        for future in as_completed(futures):
+            node = futures[future]
+            replies[node] = self._reply(sent[node], _result(future))
+            self.on_reply(replies[node])
+        for file in files.values():
+            file.unlink()
+        return [replies[node] for node in sent]
+
+    def score(self, arrays: ArrayRecord) -> Floats:
+        """Return the probabilities, N×T, of the test images under ``arrays``."""
+        file = self._share(RecordDict({"arrays": arrays}))
+        starts = range(0, self._test_images, SHARD)
+        futures = [self._submit(worker.score, file, i, i + SHARD, self._run_config) for i in starts]
+        scores = np.concatenate([_result(future) for future in futures])
+        file.unlink()
+        return scores
+
+    def _share(self, content: RecordDict) -> Path:
+        self._contents += 1
+        path = Path(self._scratch.name) / f"{self._contents}.safetensors"
+        trees.save(content, path, durable=False)
+        return path
+
+    def _order(self, message: Message, content: Path) -> Order:
+        node = message.metadata.dst_node_id
+        client = self.client_of(node)
+        return Order(
+            content=content,
+            message_type=message.metadata.message_type,
+            node=node,
+            client=client,
+            state=self.states.path(client),
+            new_state=self.states.path_of(client, self.round),
+        )
+
+    def _submit(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
+        if self._pool:
+            try:
+                return self._pool.submit(function, *arguments)
+            except BrokenProcessPool:
+                raise FedmedError(_DEAD) from None
+        future: Future[T] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+    def _reply(self, message: Message, content: RecordDict | str) -> Message:
+        if isinstance(content, str):
+            return Message(Error(CLIENT_ERROR, content), reply_to=message)
+        self.states.adopt(self.client_of(message.metadata.dst_node_id), self.round)
+        self.bytes_up += _array_bytes(content)
+        return Message(content, reply_to=message)
+
+
+_DEAD = (
+    "a worker process died, killed or out of memory; what the last checkpoint holds is safe: "
+    "run the same command again, with fewer runner.workers if memory is short"
+)
+
+
+def workers(runner: cfg.Runner) -> int:
+    """Return the number of worker processes: as configured, or one a core or GPU share."""
+    if runner.workers != "auto":
+        return int(runner.workers)
+    if device(runner).type == "cuda":
+        return torch.cuda.device_count() * runner.clients_per_gpu
+    return len(os.sched_getaffinity(0))
+
+
+def _start_pool(n: int) -> ProcessPoolExecutor:
+    started = context()
+    return ProcessPoolExecutor(n, started, worker.start, (started.Value("i", 0),))
+
+
+def _result(future: "Future[T]") -> T:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise FedmedError(_DEAD) from None
+
+
+def _array_bytes(content: RecordDict) -> int:
+    return sum(record.count_bytes() for record in content.array_records.values())

@@ -1,0 +1,80 @@
+"""What a worker process does: play a client for one message, or score a shard of the test split."""
+
+import traceback
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from flwr.app import ArrayRecord, Context, Message, RecordDict
+
+from fedmed import flower, trees
+from fedmed.client.app import app
+from fedmed.metrics import Floats
+from fedmed.processes import leave_with_parent
+from fedmed.workplace import workplace
+
+RunConfig = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A message to a client, its content left in a file that all its receivers share.
+
+    Attributes:
+        content: the file.
+        message_type: Flower's ``train``, ``evaluate`` or ``query``, with an optional action.
+        node: the receiving node.
+        client: whose partition it is.
+        state: where the client's state lies, None if it has none yet.
+        new_state: where it goes if there is one afterwards.
+    """
+
+    content: Path
+    message_type: str
+    node: int
+    client: int
+    state: Path | None
+    new_state: Path
+
+
+def start(counter: Any) -> None:
+    """Prepare a worker process: one thread, one GPU if there are any, gone with its parent.
+
+    One thread, so that sums do not depend on the number of cores.
+    """
+    leave_with_parent()
+    flower.host()
+    torch.set_num_threads(1)
+    with counter.get_lock():
+        index = counter.value
+        counter.value += 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(index % torch.cuda.device_count())
+
+
+def play(order: Order, run_config: RunConfig) -> RecordDict | str:
+    """Let the ClientApp answer one message; return the reply's content, or the traceback."""
+    state = trees.load(order.state) if order.state else RecordDict()
+    context = Context(1, order.node, {"partition-id": order.client}, state, {**run_config})
+    message = Message(_content(order.content), order.node, order.message_type)
+    try:
+        reply = app(message, context)
+    except Exception:
+        return traceback.format_exc()
+    if context.state:
+        trees.save(context.state, order.new_state)
+    return reply.content
+
+
+def score(content: Path, start: int, stop: int, run_config: RunConfig) -> Floats:
+    """Return the probabilities of a shard of the test split under the weights in ``content``."""
+    here = workplace(run_config)
+    here.receive(cast(ArrayRecord, _content(content)["arrays"]))
+    return here.score(start, stop)
+
+
+@lru_cache(maxsize=2)
+def _content(path: Path) -> RecordDict:
+    return cast(RecordDict, trees.load(path))

@@ -1,0 +1,140 @@
+"""The common table: one row an image. Every dataset ends here, and everything else starts here.
+
+Columns ``image patient site view sex age split`` and one column a finding, where 1 is present,
+0 is absent and NaN is not known. ``view`` is PA, AP or LATERAL, ``sex`` is M or F, ``age`` is in
+years, ``split`` is train, val or test; view, sex and age may be missing, the others may not.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedmed.errors import ConfigError, DataError
+
+COLUMNS = ("image", "patient", "site", "view", "sex", "age", "split")
+VALUES = {
+    "view": {"PA", "AP", "LATERAL"},
+    "sex": {"M", "F"},
+    "split": {"train", "val", "test"},
+}
+NO_FINDING = "No Finding"
+
+
+def _binary(column: str, positive: str) -> Callable[[pd.DataFrame], NDArray[np.float32]]:
+    def read(table: pd.DataFrame) -> NDArray[np.float32]:
+        known = table[column].notna()
+        return np.where(known, table[column] == positive, np.nan).astype(np.float32)
+
+    return read
+
+
+#: Attributes that can be learnt like findings, and are easier: good smoke targets.
+ATTRIBUTES = {"view": _binary("view", "AP"), "sex": _binary("sex", "M")}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a dataset is, whose it is and on which terms."""
+
+    title: str
+    findings: tuple[str, ...]
+    licence: str
+    citation: str
+    homepage: str
+    how_to_get: str
+
+
+class Dataset(ABC):
+    """A source of radiographs: a table, and the pixels of each of its images.
+
+    Args:
+        targets: the columns to learn: findings of the card, or ``view`` and ``sex``.
+        size: height and width, in pixels, of what the network sees.
+    """
+
+    card: ClassVar[Card]
+
+    def __init__(self, targets: Sequence[str], size: int) -> None:
+        self.targets = tuple(targets)
+        self.size = size
+        known = (*self.card.findings, *ATTRIBUTES)
+        unknown = [name for name in self.targets if name not in known]
+        if unknown:
+            raise ConfigError(
+                f"dataset.targets: {self.card.title} has no {', '.join(unknown)}; "
+                f"it has {', '.join(known)}"
+            )
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise ConfigError("dataset.targets: name at least one target, and each once")
+
+    @abstractmethod
+    def table(self) -> pd.DataFrame:
+        """Return the table, in a fixed order. Raises DataError when label files are broken."""
+
+    @abstractmethod
+    def read(self, image: str) -> NDArray[np.uint8]:
+        """Return one image's pixels, H×W, dark is air. Raises UnreadableImage."""
+
+    @abstractmethod
+    def recipe(self) -> dict[str, Any]:
+        """Return all that the pixels depend on besides the table and the size, for hashing."""
+
+
+def validate(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """Return ``table`` after checking it against the schema above.
+
+    Raises:
+        DataError: naming the column, the first offending image and what is allowed.
+    """
+    findings = list(dataset.card.findings)
+    missing = [name for name in (*COLUMNS, *findings) if name not in table]
+    if missing:
+        raise DataError(f"{dataset.card.title}: the table lacks the columns {', '.join(missing)}")
+    for column in ("image", "patient", "site", "split"):
+        _reject(table, table[column].isna(), column, "a value", dataset)
+    for column, allowed in VALUES.items():
+        wrong = table[column].notna() & ~table[column].isin(allowed)
+        _reject(table, wrong, column, " or ".join(sorted(allowed)), dataset)
+    _reject(table, table["image"].duplicated(), "image", "each image once", dataset)
+    for column in findings:
+        _reject(
+            table,
+            table[column].notna() & ~table[column].isin([0, 1]),
+            column,
+            "0, 1 or nothing",
+            dataset,
+        )
+    spread = table.groupby("patient")["split"].transform("nunique")
+    _reject(table, spread > 1, "split", "one split a patient", dataset)
+    return table.reset_index(drop=True)
+
+
+def _reject(
+    table: pd.DataFrame, wrong: "pd.Series[bool]", column: str, allowed: str, dataset: Dataset
+) -> None:
+    if wrong.any():
+        row = table[wrong].iloc[0]
+        raise DataError(
+            f"{dataset.card.title}: column {column} takes {allowed}; "
+            f"image {row['image']} has {row[column]!r} ({int(wrong.sum())} such rows)"
+        )
+
+
+def labels(table: pd.DataFrame, targets: Sequence[str]) -> NDArray[np.float32]:
+    """Return the labels to learn, N×T float32 of 0, 1 and NaN."""
+    columns = [
+        ATTRIBUTES[name](table) if name in ATTRIBUTES else table[name].to_numpy(np.float32)
+        for name in targets
+    ]
+    return np.stack(columns, axis=1)
+
+
+def table_sha256(table: pd.DataFrame) -> str:
+    """Return a hash of every cell, whatever machine or pandas wrote the table."""
+    return hashlib.sha256(table.to_csv(index=False, float_format="%.9g").encode()).hexdigest()

@@ -1,0 +1,115 @@
+"""Weights & Biases, beside the run directory: a mirror of its files, never their only place.
+
+What leaves for wandb names no patient, image, file, host or user.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+import wandb
+
+from fedmed.checkpoint import Row
+from fedmed.config import Config
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """A wandb run, from the main process only; does nothing when ``tracking.mode`` is disabled.
+
+    Args:
+        config: the run's configuration.
+        folder: the run directory.
+        run_id: names the wandb run, so that a resumed run stays the same one.
+    """
+
+    def __init__(self, config: Config, folder: Path, run_id: str) -> None:
+        self._run = None
+        self._offline = config.tracking.mode == "offline"
+        if config.tracking.mode == "disabled":
+            return
+        self._run = wandb.init(
+            project=config.tracking.project,
+            entity=config.tracking.entity,
+            id=run_id,
+            name=f"{config.name}-{run_id[:8]}",
+            group=config.name,
+            mode=config.tracking.mode,
+            resume="allow" if config.tracking.mode == "online" else None,
+            dir=folder,
+            config=public(config),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                save_code=False,
+                disable_code=True,
+                disable_git=True,
+                disable_job_creation=True,
+                host="",
+                email="",
+                username="",
+                x_disable_meta=True,
+                x_disable_machine_info=True,
+                x_disable_stats=True,
+            ),
+        )
+        self._run.define_metric("round")
+        self._run.define_metric("*", step_metric="round")
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._run:
+            self._run.finish(exit_code=0 if error is None else 1)
+
+    def log_round(self, round_: int, rows: Sequence[Row]) -> None:
+        """Log a round: pooled metrics by name, and the mean and the worst over the clients."""
+        if not self._run:
+            return
+        frame = pd.DataFrame(rows, columns=["round", "scope", "client", "metric", "value"])
+        pooled = frame[frame["client"] < 0]
+        values = {f"{r.scope}/{r.metric}": r.value for r in pooled.itertuples()}
+        for (scope, metric), group in frame[frame["client"] >= 0].groupby(["scope", "metric"]):
+            values[f"{scope}/{metric}/mean"] = group["value"].mean()
+            values[f"{scope}/{metric}/min"] = group["value"].min()
+            values[f"{scope}/{metric}/max"] = group["value"].max()
+        self._run.log({"round": round_, **values})
+
+    def replay(self, rows: Sequence[Row]) -> None:
+        """Log what an earlier process logged: a resumed offline run begins a file of its own."""
+        if self._offline:
+            for round_ in sorted({row[0] for row in rows}):
+                self.log_round(round_, [row for row in rows if row[0] == round_])
+
+    def log_federation(self, clients: pd.DataFrame, picture: Path) -> None:
+        """Log who the clients are: counts only."""
+        if self._run:
+            table = wandb.Table(dataframe=clients)
+            self._run.log({"clients": table, "partition": wandb.Image(str(picture))})
+
+    def finish(self, summary: dict[str, Any], clients: pd.DataFrame) -> None:
+        """Log the summary and the last scores of each client."""
+        if self._run:
+            self._run.log({"clients/final": wandb.Table(dataframe=clients)})
+            self._run.summary.update({k: v for k, v in summary.items() if k != "run_dir"})
+
+
+def public(config: Config) -> dict[str, Any]:
+    """Return the configuration without the paths that name a user or a machine."""
+    values = config.model_dump(mode="json", by_alias=True)
+    values.pop("store")
+    for node in (values["dataset"], values["model"]):
+        for key in {"root", "weights"} & set(node):
+            node[key] = node[key] and hashlib.sha256(str(node[key]).encode()).hexdigest()[:12]
+    return values

@@ -1,0 +1,115 @@
+"""Nested state to one safetensors file and back, to the bit, and with nothing pickled.
+
+A tree is made of dicts, lists, tuples, numbers, strings, bytes, None, NumPy arrays and Flower's
+records. Arrays become tensors; all else becomes JSON in the file's header.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from fedmed.errors import FedmedError
+
+Arrays = dict[str, NDArray[Any]]
+_RECORDS: dict[str, Callable[[dict[Any, Any]], Any]] = {
+    "ArrayRecord": ArrayRecord,
+    "MetricRecord": MetricRecord,
+    "ConfigRecord": ConfigRecord,
+    "RecordDict": RecordDict,
+    "dict": dict,
+}
+_SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {"list": list, "tuple": tuple}
+
+
+class NotATree(FedmedError):
+    """A value of a type that a tree cannot hold."""
+
+
+def save(tree: Any, path: Path, durable: bool = True) -> None:
+    """Write ``tree`` to ``path`` in one step: the old file stays whole until the new one is.
+
+    Args:
+        tree: what to write.
+        path: where to.
+        durable: whether the file must outlive a power cut.
+
+    Raises:
+        NotATree: naming the place and type of a value that cannot be written.
+        FedmedError: if the disk is full or the folder cannot be written.
+    """
+    arrays: Arrays = {}
+    header = json.dumps(_pack(tree, "tree", arrays))
+    write_atomically(path, lambda new: save_file(arrays, new, {"tree": header}), durable)
+
+
+def load(path: Path) -> Any:
+    """Read what :func:`save` wrote."""
+    with safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _unpack(json.loads(file.metadata()["tree"]), arrays)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object], durable: bool = True) -> None:
+    """Let ``write`` fill a new file, put it safely on the disk, then in the place of ``path``.
+
+    Raises:
+        FedmedError: if the disk is full or the folder cannot be written; ``path`` is as it was.
+    """
+    new = path.with_name(path.name + ".new")
+    try:
+        write(new)
+        if durable:
+            with new.open("rb+") as file:
+                os.fsync(file.fileno())
+        new.replace(path)
+    except (OSError, SafetensorError) as error:
+        new.unlink(missing_ok=True)
+        raise FedmedError(
+            f"cannot write {path}: {error}; what was written before is safe: make room and run "
+            "the same command again"
+        ) from None
+
+
+def _pack(node: Any, name: str, arrays: Arrays) -> Any:
+    if node is None or isinstance(node, bool | int | float | str):
+        return node
+    if isinstance(node, np.generic):
+        return node.item()
+    if isinstance(node, bytes):
+        return {"bytes": base64.b64encode(node).decode()}
+    if isinstance(node, np.ndarray):
+        arrays[name] = np.ascontiguousarray(node).reshape(node.shape)
+        return {"ndarray": name}
+    if isinstance(node, Array):
+        return {"Array": _pack(node.numpy(), name, arrays)}
+    kind = type(node).__name__
+    if kind in _RECORDS:
+        items = [[key, _pack(value, f"{name}/{key}", arrays)] for key, value in node.items()]
+        return {kind: items}
+    if kind in _SEQUENCES:
+        return {kind: [_pack(value, f"{name}/{i}", arrays) for i, value in enumerate(node)]}
+    raise NotATree(f"{name}: a {kind} cannot be checkpointed")
+
+
+def _unpack(node: Any, arrays: Arrays) -> Any:
+    if not isinstance(node, dict):
+        return node
+    ((kind, value),) = node.items()
+    if kind == "bytes":
+        return base64.b64decode(value)
+    if kind == "ndarray":
+        return arrays[value]
+    if kind == "Array":
+        return Array(np.asarray(_unpack(value, arrays)))
+    if kind in _RECORDS:
+        return _RECORDS[kind]({key: _unpack(item, arrays) for key, item in value})
+    return _SEQUENCES[kind]([_unpack(item, arrays) for item in value])

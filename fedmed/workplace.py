@@ -1,0 +1,93 @@
+"""A process's view of the run: its config, its data and one network, opened once and kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from shlex import split
+
+import numpy as np
+import pandas as pd
+import torch
+from flwr.app import ArrayRecord
+from torch import nn
+
+from fedmed import config as cfg
+from fedmed import models, partition, store
+from fedmed.errors import ConfigError
+from fedmed.examples import Examples, predict
+from fedmed.metrics import Floats
+from fedmed.table import labels
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a process needs to play any client, or to score the test split.
+
+    Attributes:
+        config: the run's configuration.
+        network: lent to one client after the other; :meth:`receive` wipes what the last one left.
+        initial: the network's first state.
+        pixels, labels, index: of all readable images; ``index`` has their patient, client and role.
+    """
+
+    config: cfg.Config
+    network: nn.Module
+    initial: models.Arrays
+    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    labels: Floats
+    index: pd.DataFrame
+
+    def examples(self, role: str, client: int = -1) -> Examples:
+        """Return the images of a client's train or val patients, or those of the test split."""
+        mine = (self.index["role"] == role) & (self.index["client"] == client)
+        return Examples(self.pixels, self.labels, self.index.index[mine].to_numpy())
+
+    def receive(self, arrays: ArrayRecord, own: ArrayRecord | None = None) -> None:
+        """Set the network to the message's arrays, the client's own, and else its first state."""
+        state = dict(self.initial) | models.from_record(arrays)
+        models.load(self.network, state | (models.from_record(own) if own else {}))
+
+    def score(self, start: int, stop: int) -> Floats:
+        """Return the probabilities of the test images from ``start`` to ``stop``.
+
+        Where norm statistics stay with the clients, the server has none: it takes each batch's.
+        """
+        test = self.examples("test")
+        shard = Examples(test.pixels, test.labels, test.rows[start:stop])
+        own_statistics = self.config.strategy.state == "parameters"
+        return predict(self.network, shard, batch_statistics=own_statistics)
+
+
+@lru_cache(maxsize=1)
+def _open(overrides: str, store_path: str, partition_path: str) -> Workplace:
+    config = cfg.compose(split(overrides))
+    table = pd.read_parquet(Path(store_path) / "table.parquet")
+    index = table[["patient"]].join(
+        partition.read(Path(partition_path)).set_index("patient"), "patient"
+    )
+    pixels = store.pixels_of(Path(store_path))
+    network = models.build(config.model, config.seed)
+    initial = models.arrays_of(network)
+    network = network.to(device(config.runner))
+    if config.client.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    all_labels = np.full(
+        (len(pixels), len(config.dataset.arguments["targets"])), np.nan, np.float32
+    )
+    all_labels[table.index] = labels(table, config.dataset.arguments["targets"])
+    return Workplace(config, network, initial, pixels, all_labels, index)
+
+
+def workplace(run_config: Mapping[str, object]) -> Workplace:
+    """Return this process's workplace for a Flower run config."""
+    keys = ("overrides", "store", "partition")
+    return _open(*(str(run_config[key]) for key in keys))
+
+
+def device(runner: cfg.Runner) -> torch.device:
+    """Return the device of this process's network. Raises ConfigError if there is no GPU."""
+    available = torch.cuda.is_available()
+    if runner.device == "cuda" and not available:
+        raise ConfigError("runner.device: cuda was asked for and PyTorch sees no GPU")
+    return torch.device("cuda" if available and runner.device != "cpu" else "cpu")

@@ -1,0 +1,116 @@
+"""Shared by the tests: small configurations, real radiographs, and stand-ins in genuine layouts."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import fedmed.config
+from fedmed.console import Console
+from fedmed.experiment import run
+
+ROOT = Path(__file__).parent.parent
+REAL = Path(os.environ.get("FEDMED_DATA", ROOT.parent / "shared" / "data"))
+
+#: A federation of three tiny hospitals: a second or two for a round.
+TINY = (
+    "dataset.patients=120",
+    "dataset.sites=3",
+    "dataset.size=32",
+    "dataset.targets=[Cardiomegaly,Effusion,view]",
+    "partition=dirichlet",
+    "partition.clients=4",
+    "partition.alpha=1",
+    "client.batch_size=16",
+    "rounds=3",
+    "tracking.mode=disabled",
+    "runner.workers=0",
+)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that the tests of a process share."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def launch(store: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run an experiment in this process; returns its summary."""
+
+    def launch(*overrides: str, folder: Path | None = None) -> dict[str, Any]:
+        overrides = (*overrides, f"store={store}")
+        with Console() as console:
+            return run(
+                fedmed.config.compose(overrides), overrides, folder or tmp_path / "run", console
+            )
+
+    return launch
+
+
+@pytest.fixture
+def command(store: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start ``python -m fedmed.run`` as a user would, in its own process group."""
+
+    def command(*overrides: str, module: str = "fedmed.run") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *overrides],
+            cwd=tmp_path,
+            env=os.environ | {"FEDMED_STORE": str(store), "COLUMNS": "200"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def nih_root() -> Path:
+    """Real NIH radiographs, 64 px, in the layout of the download."""
+    root = REAL / "nih-chestxray14"
+    if not root.is_dir():
+        pytest.skip(f"no real radiographs at {root}; set FEDMED_DATA")
+    return root
+
+
+@pytest.fixture
+def nih_standin(tmp_path: Path) -> Iterator[Path]:
+    """The layout of NIH's download around the first rows of its real label table.
+
+    The images are noise: what is tried is everything but the learning.
+    """
+    import torchxrayvision as xrv
+
+    root = tmp_path / "nih"
+    (root / "images").mkdir(parents=True)
+    source = Path(xrv.datasets.datapath) / "Data_Entry_2017_v2020.csv.gz"
+    table = pd.read_csv(source, nrows=120)
+    table.to_csv(root / "Data_Entry_2017_v2020.csv", index=False)
+    patients = table["Patient ID"]
+    test = patients.isin(patients.unique()[::4])
+    (root / "test_list.txt").write_text("\n".join(table["Image Index"][test]))
+    (root / "train_val_list.txt").write_text("\n".join(table["Image Index"][~test]))
+    rng = np.random.default_rng(0)
+    for name in table["Image Index"]:
+        Image.fromarray(rng.integers(0, 256, (48, 48), dtype=np.uint8)).save(root / "images" / name)
+    return root
+
+
+def metrics(folder: Path) -> pd.DataFrame:
+    """Read a run's ``metrics.csv``."""
+    return pd.read_csv(folder / "metrics.csv")
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """Read a run's ``summary.json``."""
+    return json.loads((folder / "summary.json").read_text())

@@ -1,0 +1,139 @@
+"""Bad input ends in one clear line that names the key and what it takes."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import TINY
+
+from fedmed.config import compose
+from fedmed.errors import FedmedError
+
+DIRICHLET = ("partition=dirichlet",)
+NIH = ("+experiment=nih",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["client.lrr=1"], "client.lrr: unknown key; client takes optimizer, lr,"),
+        (["+client.lrr=1"], "client.lrr: unknown key"),
+        (["+dataset.lrr=1"], "dataset.lrr: unknown key; dataset takes"),
+        (["strategy=foo"], "strategy=foo: unknown; strategy takes dp_fedavg, fedadam"),
+        (["experiment=quickstart"], "experiment: is added with a +, as in +experiment="),
+        (["+experiment=foo"], "experiment=foo: unknown; experiment takes"),
+        (["client.lr=fast"], "client.lr: input should be a valid number"),
+        (["client.lr=-1"], "client.lr: input should be greater than 0, got -1"),
+        (["rounds=0"], "rounds: input should be greater than or equal to 1"),
+        (["client.optimizer=lion"], "client.optimizer: input should be 'sgd', 'adam' or 'adamw'"),
+        (["runner.workers=many"], "runner.workers: input should be 'auto' or "),
+        (["strategy.fraction=2"], "strategy.fraction: input should be less than or equal to 1"),
+        ([*DIRICHLET, "partition.alpha=0"], "partition.alpha: input should be greater than 0"),
+        ([*DIRICHLET, "partition.clients=2.5"], "partition.clients: input should be a valid int"),
+        (["strategy.noise_multiplier=1"], "noise_multiplier is a key of strategy=dp_fedavg"),
+        (["strategy=dp_fedavg", "strategy.noise_multiplier=-1"], "strategy.noise_multiplier: "),
+        (["strategy=fedprox", "strategy.mu=-1"], "strategy.mu: input should be greater than or"),
+        (["strategy=fedadam", "strategy.server_lr=x"], "strategy.server_lr: input should be a"),
+        ([*NIH], "dataset.root: is missing; give it as dataset.root=VALUE"),
+        (["client.lr=["], "client.lr=[: is not KEY=VALUE"),
+        (["dataset.targets=[Measles]"], "dataset.targets: fedmed phantom has no Measles; it has"),
+        (["dataset.targets=[]"], "dataset.targets: name at least one target"),
+        ([*NIH, "dataset.root=absent"], "dataset.root: there is no folder absent"),
+        (["strategy=fedtrimmedavg", "strategy.trim=0.7"], "strategy.server: `beta` must be in"),
+    ],
+)
+def test_configuration_is_refused_in_one_line(overrides: list[str], said: str) -> None:
+    with pytest.raises(FedmedError) as error:
+        compose(overrides)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["partition.clients=500"], "partition.clients: at most one a patient; "),
+        (
+            ["partition.clients=90", "partition.min_patients=1", "partition.alpha=0.01"],
+            "raise alph",
+        ),
+        (["model.weights=absent.safetensors"], "model.weights: cannot read absent.safetensors"),
+        (["model.weights=model.pt"], "model.weights: model.pt is not a .safetensors file"),
+        (["model=vit", "dataset.size=30"], "dataset.size: must be a multiple of 8"),
+        (["runner.device=cuda"], "runner.device: cuda was asked for and PyTorch sees no GPU"),
+    ],
+)
+def test_experiment_is_refused_before_pixels_are_prepared(
+    overrides: list[str], said: str, tmp_path: Path, launch: Callable[..., dict[str, Any]]
+) -> None:
+    if "cuda" in overrides[0] and __import__("torch").cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(FedmedError) as error:
+        launch(*TINY, *overrides)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_command_line_prints_the_line_and_nothing_else(
+    command: Callable[..., subprocess.Popen[str]],
+) -> None:
+    for overrides, line in {
+        ("client.lr=-1",): "fedmed: client.lr: input should be greater than 0, got -1\n",
+        ("+experiment=nih", "dataset.root=absent"): (
+            "fedmed: dataset.root: there is no folder absent\n"
+        ),
+    }.items():
+        process = command(*overrides)
+        output, _ = process.communicate(timeout=120)
+        assert output.endswith(line)
+        assert "Traceback" not in output
+        assert process.returncode == 2
+
+
+def test_label_file_without_a_column(
+    nih_standin: Path, launch: Callable[..., dict[str, Any]]
+) -> None:
+    labels = nih_standin / "Data_Entry_2017_v2020.csv"
+    pd.read_csv(labels).drop(columns="Patient ID").to_csv(labels, index=False)
+    with pytest.raises(FedmedError, match="the column 'Patient ID' is missing"):
+        launch(*NIH, f"dataset.root={nih_standin}", "runner.workers=0")
+
+
+def test_list_that_is_missing_or_incomplete(
+    nih_standin: Path, launch: Callable[..., dict[str, Any]]
+) -> None:
+    lists = nih_standin / "test_list.txt"
+    lists.write_text("\n".join(lists.read_text().split()[1:]))
+    with pytest.raises(FedmedError, match="are in neither train_val_list"):
+        launch(*NIH, f"dataset.root={nih_standin}", "runner.workers=0")
+    lists.unlink()
+    with pytest.raises(FedmedError, match=r"test_list\.txt is missing"):
+        launch(*NIH, f"dataset.root={nih_standin}", "runner.workers=0")
+
+
+def test_unreadable_images_are_listed_and_survived(
+    nih_standin: Path, tmp_path: Path, launch: Callable[..., dict[str, Any]]
+) -> None:
+    images = sorted((nih_standin / "images").iterdir())
+    images[0].write_bytes(images[0].read_bytes()[:200])  # truncated
+    images[1].unlink()  # listed but absent
+    images[2].write_text("not an image")
+    summary = launch(
+        *NIH,
+        f"dataset.root={nih_standin}",
+        "dataset.size=32",
+        "partition.clients=2",
+        "rounds=1",
+        "runner.workers=0",
+        "tracking.mode=disabled",
+    )
+    listed = pd.read_csv(tmp_path / "run" / "unreadable.csv").set_index("image")["reason"]
+    assert set(listed.index) == {path.name for path in images[:3]}
+    assert "truncated" in listed[images[0].name]
+    assert listed[images[1].name] == "absent"
+    assert "cannot identify" in listed[images[2].name]
+    assert summary["unreadable_images"] == 3
+    assert sum(summary["images"].values()) == 117

@@ -1,0 +1,131 @@
+"""Same config, same bits: over worker counts, repeats and crashes."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import TINY, metrics, summary
+
+from fedmed.config import CONF, compose
+
+STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
+PARTIAL = ("partition.clients=5", "strategy.fraction=0.7", "rounds=2")
+STATEFUL = (
+    *TINY,
+    "strategy=fedadam",
+    "strategy.fraction=0.7",
+    "strategy.state=parameters",
+    "model=resnet18",
+    "rounds=5",
+    "runner.workers=2",
+)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bits_do_not_depend_on_workers(
+    strategy: str, launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    config = (*TINY, *PARTIAL, f"strategy={strategy}")
+    runs = [
+        launch(*config, f"runner.workers={n}", folder=tmp_path / str(n))["model_sha256"]
+        for n in (0, 1, 2)
+    ]
+    again = launch(*config, folder=tmp_path / "again")["model_sha256"]
+    assert {*runs, again} == {runs[0]}
+
+
+def test_a_seed_is_another_run(launch: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    first = launch(*TINY, "rounds=1", folder=tmp_path / "0")
+    second = launch(*TINY, "rounds=1", "seed=1", folder=tmp_path / "1")
+    assert first["model_sha256"] != second["model_sha256"]
+    assert first["run_id"] != second["run_id"]
+
+
+def test_identity_is_what_decides_the_result() -> None:
+    def run_id(*overrides: str) -> str:
+        return compose([*TINY, *overrides]).sha256
+
+    same = ["runner.workers=3", "tracking.mode=online", "store=elsewhere", "force=true", "name=x"]
+    assert run_id(*same) == run_id()
+    assert run_id("client.lr=0.1") != run_id()
+
+
+def test_killed_at_any_moment_the_run_ends_the_same(
+    command: Callable[..., subprocess.Popen[str]],
+    launch: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    whole = tmp_path / "whole"
+    launch(*STATEFUL, folder=whole)
+    cut = tmp_path / "cut"
+    moments = ["store", "round 0/5", "round 1/5", "resuming", "round 3/5", "round 4/5"]
+    for moment in moments:
+        process = command(*STATEFUL, f"hydra.run.dir={cut}")
+        _kill_after(process, moment)
+    process = command(*STATEFUL, f"hydra.run.dir={cut}")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "resuming after round" in output
+    assert summary(cut)["model_sha256"] == summary(whole)["model_sha256"]
+    pd.testing.assert_frame_equal(metrics(cut), metrics(whole))
+    for name in ("predictions.parquet", "partition.csv", "clients.csv"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_finished_run_is_recognised_and_forced(
+    command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    config = (*TINY, "rounds=1")
+    _first, _ = command(*config).communicate(timeout=300)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == summary(folder)["config_sha256"][:16]
+    written = (folder / "summary.json").stat().st_mtime_ns
+    second, _ = command(*config).communicate(timeout=300)
+    assert "is finished" in second
+    assert (folder / "summary.json").stat().st_mtime_ns == written
+    third, _ = command(*config, "force=true").communicate(timeout=300)
+    assert "round 1/1" in third
+    assert (folder / "summary.json").stat().st_mtime_ns > written
+
+
+def test_workers_go_with_their_parent(command: Callable[..., subprocess.Popen[str]]) -> None:
+    process = command(*TINY, "rounds=500", "runner.workers=2")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "round 1/" in line:
+            break
+    children = _group(process.pid) - {process.pid}
+    assert len(children) >= 2
+    os.kill(process.pid, signal.SIGKILL)  # only the parent: nobody tells the workers
+    process.wait()
+    deadline = time.monotonic() + 30
+    while _group(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not _group(process.pid)
+
+
+def _kill_after(process: subprocess.Popen[str], moment: str) -> None:
+    """Kill the whole process group once the output tells of ``moment``, or soon after the start."""
+    assert process.stdout is not None
+    if moment == "store":
+        time.sleep(4)
+    else:
+        for line in process.stdout:
+            if moment in line:
+                break
+        time.sleep(0.15)  # into the round that follows
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _group(group: int) -> set[int]:
+    """Return the live processes of a process group."""
+    listed = subprocess.run(["ps", "-eo", "pid,pgid,stat"], capture_output=True, text=True)
+    rows = [line.split() for line in listed.stdout.splitlines()[1:]]
+    return {int(pid) for pid, pgid, stat in rows if int(pgid) == group and stat[0] != "Z"}

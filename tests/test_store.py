@@ -1,0 +1,85 @@
+"""The store: decoded once, whole or not there, and never mistaken for another."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedmed.datasets.phantom import Phantom
+from fedmed.errors import DataError
+from fedmed.store import Store, pixels_of, prepare
+
+BUILD = """
+from pathlib import Path; import sys
+from fedmed.datasets.phantom import Phantom
+from fedmed.store import prepare
+data = Phantom(["Effusion"], 48, patients=1000)
+prepare(data, data.table(), Path(sys.argv[1]), 0, lambda done, total: print(done, flush=True))
+"""
+
+
+def build(root: Path, workers: int = 0, **changed: int) -> tuple[Store, list[int]]:
+    data = Phantom(["Effusion"], **{"size": 32, "patients": 100} | changed)
+    steps: list[int] = []
+    store = prepare(data, data.table(), root, workers, lambda done, _: steps.append(done))
+    return store, steps
+
+
+def test_pixels_are_the_datasets(tmp_path: Path) -> None:
+    store, steps = build(tmp_path)
+    data = Phantom(["Effusion"], 32, patients=100)
+    table = data.table()
+    assert steps[0] == 0
+    assert steps[-1] == len(table)
+    assert list(store.table["image"]) == list(table["image"])
+    pixels = pixels_of(store.path)
+    for row in (0, 57, len(table) - 1):
+        np.testing.assert_array_equal(pixels[row], data.read(table["image"][row]))
+    assert isinstance(pixels.base, np.memmap) or isinstance(pixels, np.memmap)
+
+
+def test_address_is_the_content(tmp_path: Path) -> None:
+    first, _ = build(tmp_path)
+    again, steps = build(tmp_path)
+    assert again.path == first.path
+    assert steps == []
+    parallel, _ = build(tmp_path / "parallel", workers=2)
+    assert parallel.sha256 == first.sha256
+    others = [build(tmp_path, **c)[0] for c in ({"size": 40}, {"seed": 1}, {"patients": 101})]
+    assert len({first.path, *(o.path for o in others)}) == 4
+    assert len({first.sha256, *(o.sha256 for o in others)}) == 4
+
+
+def test_a_build_that_was_killed_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BUILD, str(tmp_path / "killed")]
+    killed = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    while int(killed.stdout.readline()) < 400:
+        pass
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not [p for p in (tmp_path / "killed").iterdir() if p.is_dir() and not p.suffix]
+    resumed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(resumed.stdout.split()[0]) >= 384
+    (path,) = [p for p in (tmp_path / "killed").iterdir() if p.is_dir()]
+    whole, _ = build(tmp_path / "whole", size=48, patients=1000)
+    assert path.name == whole.path.name
+    assert (path / "meta.json").read_text() == (whole.path / "meta.json").read_text()
+
+
+def test_two_builders_do_not_collide(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BUILD, str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(bool(output) for output in outputs) == [False, True]  # one built, one waited
+    assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 1
+
+
+def test_store_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="store: cannot write"):
+        build(tmp_path / "file" / "store")

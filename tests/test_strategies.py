@@ -1,0 +1,187 @@
+"""The strategies do what their papers say, checked by hand."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from scipy import integrate, optimize, stats
+
+from fedmed import flower
+from fedmed.client.rule import LocalRule
+from fedmed.client.training import train
+from fedmed.config import compose
+from fedmed.examples import Examples
+from fedmed.models import from_record, to_record
+from fedmed.privacy import Event, epsilon
+from fedmed.strategies.dp_fedavg import DPFedAvg
+from fedmed.strategies.fedprox import ProximalTerm
+
+DELTA = 1e-5
+SHAPES = {"a": (50, 40), "b": (30,)}
+
+
+class FourNodes:
+    """All of a Grid that a strategy asks for."""
+
+    def get_node_ids(self) -> list[int]:
+        return [1, 2, 3, 4]
+
+
+def test_fedprox_gradient_is_that_of_the_squared_norm() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    anchor = [p.detach().clone() for p in network.parameters()]
+    rule = ProximalTerm(mu=0.3)
+    rule.start(network, RecordDict())
+    with torch.no_grad():
+        for p in network.parameters():
+            p += torch.randn_like(p)
+    x, y = torch.randn(7, 5), torch.randn(7, 2)
+    loss = (network(x) - y).square().mean()
+    loss.backward()
+    rule.gradient(network)
+    ours = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    squared = sum((p - a).square().sum() for p, a in zip(network.parameters(), anchor, strict=True))
+    ((network(x) - y).square().mean() + 0.3 / 2 * squared).backward()
+    for mine, p in zip(ours, network.parameters(), strict=True):
+        torch.testing.assert_close(mine, p.grad)
+
+
+def test_fedprox_holds_clients_near_the_global_weights() -> None:
+    def distance(rule: LocalRule) -> float:
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1))
+        before = [p.detach().clone() for p in network.parameters()]
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+        labels = rng.integers(0, 2, (40, 1)).astype(np.float32)
+        examples = Examples(pixels, labels, np.arange(40))
+        how = compose(["client=sgd", "client.lr=0.01", "client.epochs=5"]).client
+        train(network, examples, how, rule, RecordDict(), seed=0)
+        moved = zip(network.parameters(), before, strict=True)
+        return math.sqrt(sum(float((p - b).square().sum()) for p, b in moved))
+
+    free, loose, tight = (distance(r) for r in (LocalRule(), ProximalTerm(0.0), ProximalTerm(5.0)))
+    assert free == loose
+    assert tight < 0.8 * free
+
+
+def strategy(z: float, clip: float = 1.0, q: float = 1.0) -> DPFedAvg:
+    return DPFedAvg(q, z, clip, DELTA, seed=0, weighted_by_key="weight", fraction_evaluate=1.0)
+
+
+def release(dp: DPFedAvg, updates: list[float], round_: int = 1) -> dict[str, np.ndarray]:
+    """Return the released step when each client moves every weight by its update."""
+    flower.host()
+    start = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    orders = dp.configure_train(round_, to_record(start), ConfigRecord(), FourNodes())
+    replies = []
+    for order, update in zip(orders, updates, strict=False):
+        moved = to_record({k: v + np.float32(update) for k, v in start.items()})
+        metrics = MetricRecord({"weight": 1.0, "num-examples": 1})
+        replies.append(Message(RecordDict({"arrays": moved, "metrics": metrics}), reply_to=order))
+    arrays, _ = dp.aggregate_train(round_, replies)
+    assert arrays is not None
+    return from_record(arrays)
+
+
+def test_dp_fedavg_clips_each_update_over_all_arrays() -> None:
+    size = sum(math.prod(shape) for shape in SHAPES.values())
+    small = 0.5 / math.sqrt(size)  # norm 0.5: not clipped
+    step = release(strategy(0.0), [small, 100.0, -100.0, 100.0])
+    clipped = 1.0 / math.sqrt(size)  # norm 1
+    for array in step.values():
+        np.testing.assert_allclose(array, (small + clipped) / 4, rtol=1e-5)
+
+
+def test_dp_fedavg_noise_has_the_stated_deviation() -> None:
+    noise = np.concatenate([a.ravel() for a in release(strategy(1.5, clip=2.0), []).values()])
+    expected = 1.5 * 2.0 / 4  # z·S over the expected cohort
+    assert stats.kstest(noise, "norm", args=(0, expected)).pvalue > 0.001
+    again = np.concatenate([a.ravel() for a in release(strategy(1.5, clip=2.0), []).values()])
+    other = np.concatenate([a.ravel() for a in release(strategy(1.5, 2.0), [], 2).values()])
+    np.testing.assert_array_equal(noise, again)
+    assert not np.array_equal(noise, other)
+
+
+def test_dp_fedavg_draws_each_client_with_probability_q() -> None:
+    flower.host()
+    dp = strategy(1.0, q=0.3)
+    start = to_record({"a": np.zeros(1, np.float32)})
+    cohorts = [
+        [m.metadata.dst_node_id for m in dp.configure_train(r, start, ConfigRecord(), FourNodes())]
+        for r in range(2000)
+    ]
+    counts = [sum(node in cohort for cohort in cohorts) for node in (1, 2, 3, 4)]
+    assert all(stats.binomtest(count, 2000, 0.3).pvalue > 1e-4 for count in counts)
+    assert [] in cohorts  # an empty cohort is a release too, of noise alone
+
+
+def test_dp_fedavg_learns_without_noise_and_not_with_much(
+    launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    task = (
+        *TINY,
+        "dataset.patients=300",
+        "dataset.targets=[view]",
+        "strategy=dp_fedavg",
+        "strategy.fraction=1.0",
+        "rounds=6",
+        "evaluate_every=6",
+    )
+    quiet, loud = (
+        launch(*task, f"strategy.noise_multiplier={z}", folder=tmp_path / z) for z in ("0", "3")
+    )
+    assert quiet["test"]["macro_auroc"] > 0.85
+    assert loud["test"]["macro_auroc"] < 0.7
+    assert quiet["privacy"]["epsilon"] == "inf"
+    assert 0 < loud["privacy"]["epsilon"] < 100
+    assert loud["privacy"]["unit"] == "client"
+
+
+@pytest.mark.parametrize(("z", "rounds"), [(1.0, 1), (2.0, 10), (5.0, 100)])
+def test_epsilon_without_sampling_is_the_gaussian_mechanisms(z: float, rounds: int) -> None:
+    """T Gaussian releases are one with z/sqrt(T); theorem 8 of Balle and Wang 2018."""
+    sigma = z / math.sqrt(rounds)
+
+    def delta(eps: float) -> float:
+        a, b = 1 / (2 * sigma), eps * sigma
+        return float(stats.norm.cdf(a - b) - math.exp(eps) * stats.norm.cdf(-a - b))
+
+    exact = optimize.brentq(lambda eps: delta(eps) - DELTA, 1e-6, 200)
+    events = [Event(r, "client", z, 1.0) for r in range(rounds)]
+    assert epsilon(events, DELTA) == pytest.approx(exact, rel=2e-3)
+
+
+@pytest.mark.parametrize(("z", "q"), [(0.7, 0.5), (1.0, 0.1), (2.0, 0.01)])
+def test_epsilon_of_a_sampled_release_is_its_integral(z: float, q: float) -> None:
+    """One Poisson-sampled release: δ(ε) by integrating the hockey stick, in both directions."""
+
+    def delta(eps: float) -> float:
+        def with_unit(x: float) -> float:
+            return (1 - q) * stats.norm.pdf(x, 0, z) + q * stats.norm.pdf(x, 1, z)
+
+        def without(x: float) -> float:
+            return float(stats.norm.pdf(x, 0, z))
+
+        def stick(p: Callable[[float], float], other: Callable[[float], float]) -> float:
+            value, _ = integrate.quad(
+                lambda x: max(0.0, p(x) - math.exp(eps) * other(x)), -30, 30, limit=2000
+            )
+            return float(value)
+
+        return max(stick(with_unit, without), stick(without, with_unit))
+
+    exact = optimize.brentq(lambda eps: delta(eps) - DELTA, 1e-4, 60, xtol=1e-4)
+    assert epsilon([Event(1, "client", z, q)], DELTA) == pytest.approx(exact, rel=1e-2)
+
+
+def test_epsilon_of_little_noise_is_large_and_quick() -> None:
+    assert epsilon([Event(r, "client", 0.01, 0.5) for r in range(30)], DELTA) > 1e5

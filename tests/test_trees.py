@@ -1,0 +1,44 @@
+"""State comes back from the disk as it was, to the bit and to the type."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ConfigRecord, MetricRecord, RecordDict
+
+from fedmed import trees
+from fedmed.models import from_record, to_record
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    arrays = {"w": np.float32([[1.5, np.nan]]), "scalar": np.float32(3).reshape(())}
+    tree = {
+        "records": RecordDict(
+            {
+                "arrays": to_record(arrays),
+                "metrics": MetricRecord({"loss": 0.1, "n": 3, "list": [1.0, 2.0]}),
+                "config": ConfigRecord({"name": "x", "raw": b"\x00\xff", "flag": True}),
+            }
+        ),
+        "momentum": [np.arange(6).reshape(2, 3)[:, ::2], Array(np.zeros(2, np.int64))],
+        7: (None, "text", float("inf"), 1e-300),
+        "empty": np.zeros((0, 4)),
+    }
+    trees.save(tree, tmp_path / "tree.safetensors")
+    back = trees.load(tmp_path / "tree.safetensors")
+    assert list(back) == list(tree)
+    for name, array in from_record(back["records"]["arrays"]).items():
+        np.testing.assert_array_equal(array, arrays[name])
+        assert array.shape == arrays[name].shape
+    assert back["records"]["metrics"] == tree["records"]["metrics"]
+    assert back["records"]["config"] == tree["records"]["config"]
+    np.testing.assert_array_equal(back["momentum"][0], tree["momentum"][0])
+    assert back["momentum"][1].numpy().dtype == np.int64
+    assert back[7] == tree[7]
+    assert back["empty"].shape == (0, 4)
+
+
+def test_what_cannot_be_kept_is_named(tmp_path: Path) -> None:
+    with pytest.raises(trees.NotATree, match="tree/inner/1: a set cannot be checkpointed"):
+        trees.save({"inner": [1, {2}]}, tmp_path / "tree.safetensors")
+    assert list(tmp_path.iterdir()) == []
