@@ -39,7 +39,6 @@ def predict(
     """Return the probabilities, n×T, of the examples in their order.
 
     With ``batch_statistics``, batch norm normalises by each batch instead of by its statistics.
-    A network whose numbers overflow, as they may under heavy noise, tells nothing: it scores 0.5.
     A network whose numbers overflow, as they do under heavy noise, tells nothing: its score is 0.5.
     """
     device = next(network.parameters()).device

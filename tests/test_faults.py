@@ -29,15 +29,19 @@ class Raises(LocalRule):
 def test_diverging_client_stops_the_run_before_the_average(
     launch: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    with pytest.raises(FedmedError, match=r"round 1: client \d returned NaN or infinity in "):
+    with pytest.raises(FedmedError, match=r"round 1: client 0 returned NaN or infinity in "):
         launch(*TINY, "client=sgd", "client.lr=1e30")
     assert not RunDirectory(tmp_path / "run").checkpoint.exists()
 
 
-def test_failing_client_is_named(launch: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_failing_client_is_named(
+    workers: int, launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Where all fail, it is always the first that is told, whoever was done first."""
     rule = "strategy.local={_target_: test_faults.Raises}"
     with pytest.raises(FedmedError, match="client 0 failed: RuntimeError: the scanner is on fire"):
-        launch(*TINY, rule)
+        launch(*TINY, rule, f"runner.workers={workers}")
     assert summary(tmp_path / "run")["status"] == "failed"
 
 

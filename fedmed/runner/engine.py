@@ -55,7 +55,7 @@ class Engine(Grid):
         states: the clients' states.
         round: the current round, set by who drives the rounds.
         bytes_down, bytes_up: array bytes sent to and received from clients so far.
-        on_reply: called with each reply as it arrives, while other clients still work.
+        on_reply: called with each reply in the order of the clients, while later ones still work.
     """
 
     def __init__(self, states: ClientStates) -> None:

@@ -8,8 +8,9 @@ repeats to the bit.
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -104,23 +105,21 @@ class LocalEngine(Engine):
             orders.append(self._order(message, files[id(message.content)]))
             self.bytes_down += _array_bytes(message.content)
         longest_first = sorted(orders, key=lambda o: -self._sizes[o.client])
-        futures = {self._submit(worker.play, o, self._run_config): o.node for o in longest_first}
-        sent = {message.metadata.dst_node_id: message for message in messages}
-        replies = {}
-        for future in as_completed(futures):
-            node = futures[future]
-            replies[node] = self._reply(sent[node], _result(future))
-            self.on_reply(replies[node])
+        results = {o.node: self._submit(worker.play, o, self._run_config) for o in longest_first}
+        replies = []
+        for message in messages:  # in order, so that of several failures always the same is told
+            replies.append(self._reply(message, results[message.metadata.dst_node_id]()))
+            self.on_reply(replies[-1])
         for file in files.values():
             file.unlink()
-        return [replies[node] for node in sent]
+        return replies
 
     def score(self, arrays: ArrayRecord) -> Floats:
         """Return the probabilities, N×T, of the test images under ``arrays``."""
         file = self._share(RecordDict({"arrays": arrays}))
         starts = range(0, self._test_images, SHARD)
-        futures = [self._submit(worker.score, file, i, i + SHARD, self._run_config) for i in starts]
-        scores = np.concatenate([_result(future) for future in futures])
+        shards = [self._submit(worker.score, file, i, i + SHARD, self._run_config) for i in starts]
+        scores = np.concatenate([shard() for shard in shards])
         file.unlink()
         return scores
 
@@ -142,15 +141,14 @@ class LocalEngine(Engine):
             new_state=self.states.path_of(client, self.round),
         )
 
-    def _submit(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
-        if self._pool:
-            try:
-                return self._pool.submit(function, *arguments)
-            except BrokenProcessPool:
-                raise FedmedError(_DEAD) from None
-        future: Future[T] = Future()
-        future.set_result(function(*arguments))
-        return future
+    def _submit(self, function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
+        """Return what waits for the result; without a pool, the waiting is the work."""
+        if not self._pool:
+            return partial(function, *arguments)
+        try:
+            return partial(_result, self._pool.submit(function, *arguments))
+        except BrokenProcessPool:
+            raise FedmedError(_DEAD) from None
 
     def _reply(self, message: Message, content: RecordDict | str) -> Message:
         if isinstance(content, str):
