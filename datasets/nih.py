@@ -1,38 +1,46 @@
 """NIH ChestX-ray14 (Wang et al. 2017), in the layout of its download.
 
-The root holds the label file, the official lists and the images, in ``images/`` or spread over
-``images_001/images/`` and so on. Without a label file the full one of torchxrayvision is used.
+The root holds the label file, the lists of a split and the images, in ``images/`` or spread over
+``images_001/images/`` and so on. Without a label file torchxrayvision's copy is used.
 """
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from torchxrayvision.datasets import NIH_Dataset
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.errors import ConfigError, DataError
-from fedmed.pixels import read_grey
-from fedmed.seeding import seeded_globals
-from fedmed.table import Card, Dataset
+from fedmed.errors import DataError
+from fedmed.files import LabelFile, NamedFiles, through_xrv
+from fedmed.table import Aspect, Card
 
 LABELS = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
-COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")
+#: The files of each split, and the images that they list in the whole set.
+SPLITS = {
+    "official": {
+        "train": ("train_val_list.txt", 86_524),
+        "test": ("test_list.txt", 25_596),
+    },
+    "chexnet": {
+        "train": ("train_list.txt", 78_468),
+        "val": ("val_list.txt", 11_219),
+        "test": ("test_list.txt", 22_433),
+    },
+}
 OLDEST = 110  # a few ages in the table are in days or mistyped, up to 414
 
 
-class NIH(Dataset):
+class NIH(NamedFiles):
     """NIH ChestX-ray14: 112,120 frontal radiographs of 30,805 patients of one hospital.
 
     Args:
-        targets: the columns to learn: findings of the card, or ``view`` and ``sex``.
-        size: height and width, in pixels, of what the network sees.
-        root: the folder of the download.
-        split: ``official``: 86,524 images to train and 25,596 to test.
+        targets, size, root, aspect: see ImageFiles.
+        split: ``official``: 86,524 images to train and 25,596 to test; ``chexnet``: 78,468,
+            11,219 to validate and 22,433. Some official test patients train in the other.
+        lists: the folder of the split's lists: the publishers' text files, or ``SPLIT.csv`` with
+            the columns patient and split; None for the root.
     """
 
     card = Card(
@@ -53,92 +61,104 @@ class NIH(Dataset):
             "Pneumonia",
             "Pneumothorax",
         ),
+        images=112_120,
+        patients=30_805,
         licence="no restriction on use; acknowledge the NIH Clinical Center and cite the paper",
         citation="Wang et al., ChestX-ray8, CVPR 2017, doi:10.1109/CVPR.2017.369",
         homepage="https://nihcc.app.box.com/v/ChestXray-NIHCC",
         how_to_get="download images/, Data_Entry_2017_v2020.csv and both lists from the home page",
+        overlaps=("chestmnist", "rsna", "siim", "covid19_radiography"),
     )
 
     def __init__(
-        self, targets: list[str], size: int, root: Path, split: Literal["official"]
+        self,
+        targets: Sequence[str],
+        size: int,
+        root: Path,
+        split: Literal["official", "chexnet"],
+        lists: Path | None = None,
+        aspect: Aspect = "squash",
     ) -> None:
-        super().__init__(targets, size)
-        self.root = Path(root).expanduser()
+        super().__init__(targets, size, root, aspect)
         self.split = split
-        if not self.root.is_dir():
-            raise ConfigError(f"dataset.root: there is no folder {self.root}")
-        self._files: dict[str, Path] | None = None
+        self.lists = Path(lists).expanduser() if lists else self.root
 
     def table(self) -> pd.DataFrame:
         """Return one row an image of the label file, in its order."""
-        source = self._label_file()
-        header = pd.read_csv(source, nrows=0).columns
-        absent = [c for c in COLUMNS if c not in header]
-        if not {"Patient Gender", "Patient Sex"} & set(header):
-            absent.append("Patient Sex")
-        if absent:
-            raise DataError(f"{source}: the column {absent[0]!r} is missing; has it been edited?")
-        with seeded_globals(0, "nih"):  # the class seeds NumPy's global generator
-            parsed = NIH_Dataset(
-                imgpath=str(self.root),
-                csvpath=str(source),
-                views=["PA", "AP"],
-                unique_patients=False,
-            )
-        rows = parsed.csv
-        age = pd.to_numeric(rows["Patient Age"].astype(str).str.rstrip("Y"), errors="coerce")
+        found = [self.root / name for name in LABELS if (self.root / name).is_file()]
+        source = found[0] if found else Path(package_tables) / f"{LABELS[0]}.gz"
+        columns = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")
+        labels = LabelFile.read(source, columns)
+        sex = "Patient Sex" if "Patient Sex" in labels.cells else "Patient Gender"
+        views = labels.codes("View Position", {"PA": "PA", "AP": "AP"})
+        labels.refuse(views.isna(), "View Position", "PA, AP")
+        labels.text("Finding Labels")
+        labels.numbers("Patient ID")
+        parsed = through_xrv(
+            NIH_Dataset,
+            source,
+            imgpath=str(self.root),
+            csvpath=str(source),
+            views=["PA", "AP"],
+            unique_patients=False,
+        )
+        age = pd.to_numeric(labels.cells["Patient Age"].str.rstrip("Y"), errors="coerce")
         table = pd.DataFrame(
             {
-                "image": rows["Image Index"],
-                "patient": "nih:" + rows["Patient ID"].astype(str),
+                "image": labels.text("Image Index"),
+                "patient": "nih:" + labels.text("Patient ID"),
                 "site": "NIH Clinical Center",
-                "view": rows["View Position"],
-                "sex": rows["Patient Gender"],
+                "view": views,
+                "sex": labels.codes(sex, {"F": "F", "M": "M"}),
                 "age": age.where(age <= OLDEST),
-                "split": self._splits(rows["Image Index"]),
+                "scanner": None,
+                "split": self._splits(labels),
             }
         )
         findings = pd.DataFrame(parsed.labels, columns=parsed.pathologies)
         return table.join(findings[list(self.card.findings)])
 
-    def read(self, image: str) -> NDArray[np.uint8]:
-        """Return the pixels as stored: 1024², 64² or any other size, grey or RGBA."""
-        return read_grey(self.files().get(image, self.root / "images" / image))
-
-    def recipe(self) -> dict[str, Any]:
-        """Return the size of every image file, so that other copies of the set are told apart."""
-        sizes = {name: path.stat().st_size for name, path in sorted(self.files().items())}
-        return {"dataset": "nih", "files": sizes}
-
-    def files(self) -> dict[str, Path]:
-        """Return where each image lies."""
-        if self._files is None:
-            folders = [self.root / "images", *sorted(self.root.glob("images_*/images"))]
-            found = [Path(e.path) for f in folders if f.is_dir() for e in os.scandir(f)]
-            self._files = {path.name: path for path in found if path.suffix == ".png"}
-            if not self._files:
-                raise DataError(f"dataset.root: no images/*.png below {self.root}")
-        return self._files
-
-    def _label_file(self) -> Path:
-        for name in LABELS:
-            if (self.root / name).is_file():
-                return self.root / name
-        return Path(package_tables) / f"{LABELS[0]}.gz"
-
-    def _splits(self, images: "pd.Series[str]") -> "pd.Series[str]":
-        split_of: dict[str, str] = {}
-        for split, name in LISTS.items():
-            path = self.root / name
-            if not path.is_file():
-                raise DataError(
-                    f"dataset.root: {name} is missing in {self.root}; {self.card.how_to_get}"
-                )
-            split_of |= dict.fromkeys(path.read_text().split(), split)
-        splits = images.map(split_of)
+    def _splits(self, labels: LabelFile) -> "pd.Series[str]":
+        """Return each image's split; every image has one, and the lists are of this split."""
+        by_patient = self.lists / f"{self.split}.csv"
+        if by_patient.is_file():
+            listed = LabelFile.read(by_patient, ["patient", "split"])
+            meaning = {"train_val": "train", "train": "train", "val": "val", "test": "test"}
+            of_patient = dict(
+                zip(listed.text("patient"), listed.codes("split", meaning), strict=True)
+            )
+            splits = labels.cells["Patient ID"].map(of_patient)
+            source = by_patient.name
+        else:
+            splits = labels.cells["Image Index"].map(self._listed())
+            source = ", ".join(name for name, _ in SPLITS[self.split].values())
         if splits.isna().any():
             raise DataError(
-                f"{self.root}: {int(splits.isna().sum())} images of the label file, such as "
-                f"{images[splits.isna()].iloc[0]}, are in neither {' nor '.join(LISTS.values())}"
+                f"{self.lists}: {int(splits.isna().sum())} images of the label file, such as "
+                f"{labels.cells['Image Index'][splits.isna()].iloc[0]}, are in none of {source}"
             )
+        counts = splits.value_counts()
+        if len(splits) == self.card.images:
+            for split, (_, published) in SPLITS[self.split].items():
+                if counts.get(split, 0) != published:
+                    raise DataError(
+                        f"{self.lists}: {source} give {counts.get(split, 0):,} images to {split}; "
+                        f"dataset.split={self.split} has {published:,}"
+                    )
         return splits
+
+    def _listed(self) -> dict[str, str]:
+        split_of: dict[str, str] = {}
+        for split, (name, _) in SPLITS[self.split].items():
+            path = self.lists / name
+            if not path.is_file():
+                raise DataError(f"dataset.lists: {name} is missing in {self.lists}")
+            names = {Path(line.split()[0]).name for line in path.open() if line.strip()}
+            if twice := names & split_of.keys():
+                raise DataError(
+                    f"{path}: {len(twice)} of its images, such as {min(twice)}, are listed for "
+                    f"{split_of[min(twice)]} too: lists of two splits are mixed; give those of "
+                    f"{self.split} a folder of their own, dataset.lists"
+                )
+            split_of |= dict.fromkeys(names, split)
+        return split_of

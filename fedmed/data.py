@@ -52,6 +52,8 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
             test split has no image that can be read.
     """
     dataset: Dataset = config.dataset.build()
+    for caveat in dataset.caveats():
+        console.say(f"[yellow]{caveat}")
     table = validate(dataset.table(), dataset)
     rule: partition.Partition = config.partition.build()
     assigned = rule.assign(table, dataset.targets)

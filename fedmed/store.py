@@ -65,9 +65,10 @@ def prepare(
     """
     identity = {
         "table": table_sha256(table),
-        "dataset": dataset.recipe(),
+        "dataset": dataset.recipe(table["image"].tolist()),
         "pixels": pixels.RECIPE,
         "size": dataset.size,
+        "aspect": dataset.aspect,
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     path = root.expanduser() / key[:32]
@@ -128,7 +129,7 @@ def _decode_chunk(dataset: Dataset, partial: Path, chunk: int, images: list[str]
     failures = {}
     for row, image in enumerate(images, at):
         try:
-            target[row] = pixels.fit(dataset.read(image), dataset.size)
+            target[row] = pixels.fit(dataset.read(image), dataset.size, dataset.aspect)
         except UnreadableImage as error:
             failures[image] = str(error)
     target.flush()

@@ -1,29 +1,32 @@
 """The common table: one row an image. Every dataset ends here, and everything else starts here.
 
-Columns ``image patient site view sex age split`` and one column a finding, where 1 is present,
-0 is absent and NaN is not known. ``view`` is PA, AP or LATERAL, ``sex`` is M or F, ``age`` is in
-years, ``split`` is train, val or test; view, sex and age may be missing, the others may not.
+Columns ``image patient site view sex age scanner split`` and one column a finding, where 1 is
+present, 0 is absent and NaN is not known. ``view`` is PA, AP or LATERAL, ``sex`` is M or F, ``age``
+is in years, ``scanner`` is the maker of the equipment, ``split`` is train, val or test; view, sex,
+age and scanner may be missing, the others may not.
 """
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from fedmed.errors import ConfigError, DataError
+from fedmed.seeding import generator
 
-COLUMNS = ("image", "patient", "site", "view", "sex", "age", "split")
+COLUMNS = ("image", "patient", "site", "view", "sex", "age", "scanner", "split")
 VALUES = {
     "view": {"PA", "AP", "LATERAL"},
     "sex": {"M", "F"},
     "split": {"train", "val", "test"},
 }
 NO_FINDING = "No Finding"
+Aspect = Literal["squash", "keep"]
 
 
 def _binary(column: str, positive: str) -> Callable[[pd.DataFrame], NDArray[np.float32]]:
@@ -40,14 +43,29 @@ ATTRIBUTES = {"view": _binary("view", "AP"), "sex": _binary("sex", "M")}
 
 @dataclass(frozen=True)
 class Card:
-    """What a dataset is, whose it is and on which terms."""
+    """What a dataset is, whose it is and on which terms.
+
+    Attributes:
+        title: what it is called.
+        findings: the label columns of its table, in the words of :mod:`fedmed.vocabulary`.
+        images, patients: how many its publisher counts, None where that is not published.
+        licence, citation, homepage, how_to_get: for who wants to use it.
+        caveat: what a user must know before believing a result on it, such as absent patient ids.
+        overlaps: the modules of datasets that hold images of the same patients.
+        md5: checksums of files below the root, where they are published.
+    """
 
     title: str
     findings: tuple[str, ...]
+    images: int | None
+    patients: int | None
     licence: str
     citation: str
     homepage: str
     how_to_get: str
+    caveat: str = ""
+    overlaps: tuple[str, ...] = ()
+    md5: Mapping[str, str] = field(default_factory=dict)
 
 
 class Dataset(ABC):
@@ -56,13 +74,15 @@ class Dataset(ABC):
     Args:
         targets: the columns to learn: findings of the card, or ``view`` and ``sex``.
         size: height and width, in pixels, of what the network sees.
+        aspect: whether an image that is not square is squashed, or kept and padded with black.
     """
 
     card: ClassVar[Card]
 
-    def __init__(self, targets: Sequence[str], size: int) -> None:
+    def __init__(self, targets: Sequence[str], size: int, aspect: Aspect = "squash") -> None:
         self.targets = tuple(targets)
         self.size = size
+        self.aspect = aspect
         known = (*self.card.findings, *ATTRIBUTES)
         unknown = [name for name in self.targets if name not in known]
         if unknown:
@@ -82,8 +102,12 @@ class Dataset(ABC):
         """Return one image's pixels, H×W, dark is air. Raises UnreadableImage."""
 
     @abstractmethod
-    def recipe(self) -> dict[str, Any]:
-        """Return all that the pixels depend on besides the table and the size, for hashing."""
+    def recipe(self, images: Sequence[str]) -> dict[str, Any]:
+        """Return all that the images' pixels depend on besides the table, size and aspect."""
+
+    def caveats(self) -> list[str]:
+        """Return what a user must know before believing a result on it."""
+        return [f"{self.card.title}: {self.card.caveat}"] if self.card.caveat else []
 
 
 def validate(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
@@ -133,6 +157,21 @@ def labels(table: pd.DataFrame, targets: Sequence[str]) -> NDArray[np.float32]:
         for name in targets
     ]
     return np.stack(columns, axis=1)
+
+
+def split_by_patient(patients: "pd.Series[str]", test: float = 0.2) -> "pd.Series[str]":
+    """Return train or test for each row: the split of datasets that come without one.
+
+    A patient's place follows from a hash of the id alone, so that it never moves when others join.
+
+    Args:
+        patients: the id of each row's patient.
+        test: the expected share of the patients who are tested.
+    """
+    place = {
+        p: "test" if generator(0, "split", p).random() < test else "train" for p in set(patients)
+    }
+    return patients.map(place)
 
 
 def table_sha256(table: pd.DataFrame) -> str:

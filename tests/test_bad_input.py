@@ -107,7 +107,7 @@ def test_list_that_is_missing_or_incomplete(
 ) -> None:
     lists = nih_standin / "test_list.txt"
     lists.write_text("\n".join(lists.read_text().split()[1:]))
-    with pytest.raises(FedmedError, match="are in neither train_val_list"):
+    with pytest.raises(FedmedError, match=r"00000001_000\.png, are in none of train_val_list"):
         launch(*NIH, f"dataset.root={nih_standin}", "runner.workers=0")
     lists.unlink()
     with pytest.raises(FedmedError, match=r"test_list\.txt is missing"):

@@ -107,6 +107,7 @@ def populate(seed: int, patients: int, hospitals: list[Hospital]) -> Population:
             "view": np.where(bedside, "AP", "PA"),
             "sex": np.where(female[of], "F", "M"),
             "age": age[of],
+            "scanner": None,
             "split": np.where(test[of], "test", "train"),
             **{name: label[:, column] for column, name in enumerate(FINDINGS)},
         }
