@@ -27,6 +27,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 from fedmed.errors import ConfigError
 
 CONF = Path(__file__).parent / "conf"
+_QUICK = ("dataset", "partition", "strategy.server", "strategy.local")
 #: What changes neither the weights nor the scores, and so not the identity of a run.
 NOT_IDENTITY = ("name", "force", "store", "runner", "tracking")
 
@@ -169,7 +170,7 @@ def parse(config: DictConfig) -> Config:
         raise ConfigError(f"{key}: {_first_line(error)}") from None
     for path, component in _components(parsed):
         _check_arguments(path, component, raw)
-        if path != "model.network":  # the others are quick to build, and check more than types
+        if path in _QUICK:  # to build, which checks more than types
             _check_build(path, component)
     return parsed
 
@@ -260,12 +261,25 @@ def _source(key: str, raw: dict[str, Any]) -> str:
 
 
 def _components(config: Config) -> Iterator[tuple[str, Component]]:
-    yield "dataset", config.dataset
-    yield "partition", config.partition
-    yield "strategy.server", config.strategy.server
-    if config.strategy.local:
-        yield "strategy.local", config.strategy.local
-    yield "model.network", config.model.network
+    """Yield every component, those within another one first."""
+    top = {
+        "dataset": config.dataset,
+        "partition": config.partition,
+        "strategy.server": config.strategy.server,
+        "strategy.local": config.strategy.local,
+        "model.network": config.model.network,
+    }
+    for path, component in top.items():
+        if component:
+            yield from _within(path, component.arguments)
+            yield path, component
+
+
+def _within(path: str, node: Any) -> Iterator[tuple[str, Component]]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield from _within(f"{path}.{key}", value)
+        if isinstance(value, dict) and "_target_" in value:
+            yield f"{path}.{key}", Component.model_validate(value)
 
 
 def _check_arguments(path: str, component: Component, raw: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,7 @@ class Card:
         images, patients: how many its publisher counts, None where that is not published.
         licence, citation, homepage, how_to_get: for who wants to use it.
         caveat: what a user must know before believing a result on it, such as absent patient ids.
-        overlaps: the modules of datasets that hold images of the same patients.
+        overlaps: the prefixes of the patient ids of datasets that hold images of the same patients.
         md5: checksums of files below the root, where they are published.
     """
 
@@ -77,7 +77,7 @@ class Dataset(ABC):
         aspect: whether an image that is not square is squashed, or kept and padded with black.
     """
 
-    card: ClassVar[Card]
+    card: Card
 
     def __init__(self, targets: Sequence[str], size: int, aspect: Aspect = "squash") -> None:
         self.targets = tuple(targets)
