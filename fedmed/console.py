@@ -87,6 +87,8 @@ class Console:
                 "not scored", ", ".join(test["without_both_classes"]) + " (one class only)"
             )
         facts.add_row("clients", _spread(val))
+        if len(test["by_site"]) > 1:
+            facts.add_row("sites", _sites(test))
         facts.add_row("privacy", _guarantee(spent))
         facts.add_row(
             "moved", f"{_size(summary['bytes_up'])} up, {_size(summary['bytes_down'])} down"
@@ -127,6 +129,14 @@ def _spread(val: dict[str, Any]) -> str:
         f"validation AUROC {_number(val['mean'])} on average, {_number(val['worst'])} at the worst "
         f"of {val['clients']}, spread (sd) {_number(val['sd'])}"
     )
+
+
+def _sites(test: dict[str, Any]) -> str:
+    by_site = {site: value for site, value in test["by_site"].items() if value == value}
+    best_first = sorted(by_site, key=lambda site: -by_site[site])
+    shown = best_first if len(best_first) <= 6 else [best_first[0], best_first[-1]]
+    text = "test AUROC " + ", ".join(f"{by_site[site]:.3f} {site}" for site in shown)
+    return f"{text}; clients.csv has each client's on-domain and off-domain"
 
 
 def _guarantee(spent: dict[str, Any]) -> str:

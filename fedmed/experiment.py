@@ -14,6 +14,7 @@ from fedmed.config import Config
 from fedmed.console import Console, config_line
 from fedmed.data import prepare
 from fedmed.errors import FedmedError
+from fedmed.metrics import per_group
 from fedmed.privacy import Ledger, PrivateStrategy
 from fedmed.rounds import ClientFailure, Federation
 from fedmed.rundir import RunDirectory
@@ -118,9 +119,10 @@ def _run(
         here.write_model(state.arrays)
         targets = config.dataset.arguments["targets"]
         here.write_predictions(data.test, scores, data.truth, targets)
-        clients = with_scores(data.clients, state.metrics, config.rounds)
+        by_site = per_group(scores, data.truth, tuple(targets), data.test["site"])
+        clients = with_scores(data, state.metrics, config.rounds, by_site)
         here.write_csv(clients, "clients.csv")
-        summary = summarise(config, data, state, ledger, setup)
+        summary = summarise(config, data, state, by_site, clients, ledger, setup)
         tracker.finish(summary, clients)
     return summary
 

@@ -1,6 +1,7 @@
 """Scores of predicted probabilities against labels that may be unknown."""
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -33,6 +34,24 @@ def per_target(
 def macro(values: dict[str, float]) -> float:
     """Return the unweighted mean over targets, NaN if there is none."""
     return float(np.mean(list(values.values()))) if values else float("nan")
+
+
+def per_group(
+    scores: Floats, labels: Floats, targets: tuple[str, ...], groups: "pd.Series[str]"
+) -> dict[str, float]:
+    """Return the macro AUROC within each group of examples, NaN where no target has both classes.
+
+    Args:
+        scores: probabilities, n×T.
+        labels: n×T of 1, 0 and NaN.
+        targets: the T names.
+        groups: the group of each of the n examples.
+    """
+    members = {name: (groups == name).to_numpy() for name in sorted(groups.unique())}
+    return {
+        name: macro(per_target(scores[rows], labels[rows], targets)["auroc"])
+        for name, rows in members.items()
+    }
 
 
 def bce(scores: Floats, labels: Floats) -> float:

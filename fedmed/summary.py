@@ -1,9 +1,8 @@
 """What ``summary.json`` and ``clients.csv`` say of a finished run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from fedmed import models
@@ -17,28 +16,59 @@ from fedmed.runner.local import workers
 from fedmed.workplace import device
 
 
-def with_scores(clients: pd.DataFrame, rows: Sequence[Row], last: int) -> pd.DataFrame:
-    """Add each client's validation scores after the last round."""
-    scores = {
-        metric: {row[2]: row[4] for row in rows if row[:2] == (last, "val") and row[3] == metric}
-        for metric in ("loss", "macro_auroc")
-    }
+def with_scores(
+    data: Data, rows: Sequence[Row], last: int, by_site: Mapping[str, float]
+) -> pd.DataFrame:
+    """Add each client's scores after the last round to ``clients.csv``.
+
+    ``val_loss`` and ``val_macro_auroc`` are over its own validation patients. ``on_domain_auroc``
+    is over the test patients of the sites that its own patients come from, and
+    ``off_domain_auroc`` over those of each other site; both are means over sites, of the global
+    model, and empty where there is no such site.
+    """
+    clients = data.clients
+    for name in ("loss", "macro_auroc"):
+        scores = {row[2]: row[4] for row in rows if row[:2] == (last, "val") and row[3] == name}
+        clients = clients.assign(**{f"val_{name}": clients["client"].map(scores)})
+    origins = data.store.table.merge(data.assigned, on="patient").groupby("client")["site"]
+    homes = [set(sites) for sites in origins.unique().reindex(clients["client"])]
     return clients.assign(
-        **{f"val_{name}": clients["client"].map(values) for name, values in scores.items()}
+        on_domain_auroc=[_mean(v for s, v in by_site.items() if s in home) for home in homes],
+        off_domain_auroc=[_mean(v for s, v in by_site.items() if s not in home) for home in homes],
     )
 
 
+def _mean(values: Iterable[float]) -> float:
+    """Return the mean of those that are known, NaN if none is."""
+    return float(pd.Series(list(values), dtype=float).mean())
+
+
 def summarise(
-    config: Config, data: Data, state: Checkpoint, ledger: Ledger | None, setup: float
+    config: Config,
+    data: Data,
+    state: Checkpoint,
+    by_site: Mapping[str, float],
+    clients: pd.DataFrame,
+    ledger: Ledger | None,
+    setup: float,
 ) -> dict[str, Any]:
-    """Return the result of a finished run, but for its name; ``setup`` is in seconds."""
+    """Return the result of a finished run, but for its name.
+
+    Args:
+        config: of the run.
+        data: of the run.
+        state: after the last round.
+        by_site: macro AUROC on each site's test patients.
+        clients: ``clients.csv`` with its scores.
+        ledger: of private releases, if there were any.
+        setup: seconds before the first round.
+    """
     last = [row for row in state.metrics if row[0] == config.rounds]
     test = {metric: value for _, scope, _, metric, value in last if scope == "test"}
     targets = config.dataset.arguments["targets"]
     auroc = {t: test[f"auroc/{t}"] for t in targets if f"auroc/{t}" in test}
     auprc = {t: test[f"auprc/{t}"] for t in targets if f"auprc/{t}" in test}
-    val = np.array([row[4] for row in last if row[1] == "val" and row[3] == "macro_auroc"])
-    val = val[~np.isnan(val)]
+    val = clients["val_macro_auroc"].dropna()
     return {
         "status": "finished",
         **data.hashes,
@@ -55,12 +85,13 @@ def summarise(
             "auroc": auroc,
             "auprc": auprc,
             "without_both_classes": [t for t in targets if t not in auroc],
+            "by_site": dict(by_site),
         },
         "val": {
             "clients": len(val),
             "mean": float(val.mean()) if len(val) else None,
             "worst": float(val.min()) if len(val) else None,
-            "sd": float(val.std()) if len(val) else None,
+            "sd": float(val.std(ddof=0)) if len(val) else None,
         },
         "privacy": ledger.statement() if ledger else {"unit": None, "epsilon": None, "delta": None},
         "time": {
