@@ -65,6 +65,11 @@ class Federation(Dataset):
         name, _, own = image.partition("/")
         return self.sets[name].read(own)
 
+    def has(self, image: str) -> bool:
+        """Say whether an image's file is there."""
+        name, _, own = image.partition("/")
+        return self.sets[name].has(own)
+
     def recipe(self, images: Sequence[str]) -> dict[str, Any]:
         """Return the recipe of each set."""
         own: dict[str, list[str]] = {name: [] for name in self.sets}

@@ -1,11 +1,13 @@
 """What datasets on disk share: label files whose faults are named, and image files to be found."""
 
 import os
+import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -33,7 +35,7 @@ class LabelFile:
 
     @classmethod
     def read(cls, path: Path, columns: Collection[str], **options: Any) -> "LabelFile":
-        """Read a CSV file, compressed or not, that must have ``columns``.
+        """Read a CSV file, compressed or not, or the first sheet of an XLSX file.
 
         Args:
             path: the file.
@@ -41,15 +43,24 @@ class LabelFile:
             options: more for :func:`pandas.read_csv`.
 
         Raises:
-            DataError: if it is absent, no CSV file, empty, or without a column.
+            DataError: if it is absent, not of its kind, empty, or without a column.
         """
+        read: Any = pd.read_excel if path.suffix == ".xlsx" else pd.read_csv
         try:
-            cells = pd.read_csv(path, dtype=str, **options)
+            cells = read(path, dtype=str, **options)
         except FileNotFoundError:
             raise DataError(f"{path.name} is missing in {path.parent}") from None
-        except (OSError, ValueError, EOFError) as error:  # pandas' and codecs' are ValueErrors
-            reason = str(error).strip().splitlines()[-1]
-            raise DataError(f"{path}: is not a readable CSV file: {reason}") from None
+        except (
+            OSError,
+            ValueError,
+            EOFError,
+            KeyError,
+            SyntaxError,
+            BadZipFile,
+            zlib.error,
+        ) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise DataError(f"{path}: is not a readable {path.suffix} file: {reason}") from None
         for column in columns:
             if column not in cells:
                 raise DataError(f"{path}: the column {column!r} is missing; has it been edited?")
@@ -129,6 +140,10 @@ class ImageFiles(Dataset):
     def read(self, image: str) -> NDArray[np.uint8]:
         """Return an image's pixels. Raises UnreadableImage."""
         return pixels.read(self.path(image))
+
+    def has(self, image: str) -> bool:
+        """Say whether an image's file is there."""
+        return self.path(image).is_file()
 
     def recipe(self, images: Sequence[str]) -> dict[str, Any]:
         """Return the size of every file, so that copies of the set are told apart."""

@@ -105,6 +105,10 @@ class Dataset(ABC):
     def recipe(self, images: Sequence[str]) -> dict[str, Any]:
         """Return all that the images' pixels depend on besides the table, size and aspect."""
 
+    def has(self, image: str) -> bool:
+        """Say whether an image's file is there; always so where images are no files."""
+        return True
+
     def caveats(self) -> list[str]:
         """Return what a user must know before believing a result on it."""
         return [f"{self.card.title}: {self.card.caveat}"] if self.card.caveat else []
