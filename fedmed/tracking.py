@@ -17,6 +17,7 @@ from fedmed.checkpoint import Row
 from fedmed.config import Config
 
 log = logging.getLogger(__name__)
+PATHS = {"root", "weights", "lists", "file", "table"}  # keys whose value is one even without a /
 
 
 class Tracker:
@@ -109,7 +110,15 @@ def public(config: Config) -> dict[str, Any]:
     """Return the configuration without the paths that name a user or a machine."""
     values = config.model_dump(mode="json", by_alias=True)
     values.pop("store")
-    for node in (values["dataset"], values["model"]):
-        for key in {"root", "weights"} & set(node):
-            node[key] = node[key] and hashlib.sha256(str(node[key]).encode()).hexdigest()[:12]
-    return values
+    scrubbed: dict[str, Any] = _scrub(values)
+    return scrubbed
+
+
+def _scrub(node: Any, key: str = "") -> Any:
+    """Return a tree with a hash in place of each path."""
+    if isinstance(node, dict):
+        return {name: _scrub(value, name) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_scrub(value, key) for value in node]
+    is_path = isinstance(node, str) and (key in PATHS or "/" in node or "\\" in node)
+    return hashlib.sha256(node.encode()).hexdigest()[:12] if is_path else node
