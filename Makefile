@@ -22,7 +22,7 @@ demo: install ## train the quickstart: six simulated hospitals, a minute on two 
 
 test: install ## lint, check types and run the tests
 	$(MAKE) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
