@@ -1,0 +1,272 @@
+"""DICOM files: radiographs of one frame, grey, in any transfer syntax that is still written.
+
+Decoded by pydicom with the pylibjpeg family, whatever else is installed. Only pixels leave this
+room, and the few attributes that a table needs: pydicom's errors and warnings quote the header,
+which names people, and so none of them is passed on.
+"""
+
+import logging
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_partial
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from fedmed.errors import UnreadableImage
+from fedmed.pixels import window
+
+SUFFIXES = (".dcm", ".dicom")
+DEFLATED = DeflatedExplicitVRLittleEndian.encode()
+HEAD = 1 << 20  # bytes that hold a header's attributes, which come long before its pixels
+VIEW_POSITION = 0x00185101
+FILE_BYTES = 4 * window.LARGEST
+VIEWS = {"PA": "PA", "AP": "AP", "LL": "LATERAL", "RL": "LATERAL", "LATERAL": "LATERAL"}
+YEARS = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
+FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF markers, and JPEG-LS's
+LONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+Values = NDArray[np.float64]
+
+
+def is_dicom(path: Path) -> bool:
+    """Say whether a file is DICOM, by its content, or by its name where that lacks a preamble.
+
+    Raises:
+        OSError: if the file cannot be opened.
+    """
+    with path.open("rb") as file:
+        start = file.read(132)
+    return start[128:] == b"DICM" or path.suffix.lower() in SUFFIXES
+
+
+def read(path: Path) -> NDArray[np.uint8]:
+    """Return a radiograph's pixels, H×W, dark is air.
+
+    Stored values pass the modality LUT or rescale; then the first VOI LUT, the first window or,
+    where there is neither, a window of percentiles; then MONOCHROME1 is inverted. Padding is black.
+
+    Raises:
+        UnreadableImage: with a reason that holds nothing of the header.
+        OSError: if the file cannot be opened.
+    """
+    if path.stat().st_size > FILE_BYTES:
+        raise UnreadableImage(f"is larger than {FILE_BYTES // 1_000_000} MB")
+    content = path.read_bytes()
+    with _discreet("its header is damaged"):
+        header = _parsed(content)
+        rows, columns = _checked(header)
+    with _discreet("its pixel data is damaged, or of a kind that is not read"):
+        stored = _stored(header, rows, columns)
+    with _discreet("its header says nothing valid of how pixels are shown"):
+        return _shown(header, stored)
+
+
+def attributes(path: Path) -> dict[str, object]:
+    """Return ``sex``, ``age`` in years, ``view`` and ``scanner``; None where absent or invalid."""
+    found: dict[str, object] = dict.fromkeys(("sex", "age", "view", "scanner"))
+    try:
+        with _discreet("its header is damaged"):
+            with path.open("rb") as file:
+                header = _parsed(file.read(HEAD), last=VIEW_POSITION)
+            sex, view = _text(header, "PatientSex").upper(), _text(header, "ViewPosition").upper()
+            found["sex"] = sex if sex in ("M", "F") else None
+            found["age"] = _years(_text(header, "PatientAge").upper())
+            found["view"] = VIEWS.get(view)
+            found["scanner"] = _text(header, "Manufacturer") or None
+    except (OSError, UnreadableImage):
+        pass  # reading its pixels tells why
+    return found
+
+
+@contextmanager
+def _discreet(reason: str) -> Iterator[None]:
+    """Turn whatever pydicom and its decoders raise into ``reason``, and let none of them speak."""
+    logger = logging.getLogger("pydicom")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (UnreadableImage, MemoryError, FileNotFoundError):
+        raise
+    except Exception:
+        raise UnreadableImage(reason) from None
+    finally:
+        logger.disabled = before
+
+
+def _parsed(content: bytes, last: int | None = None) -> Dataset:
+    """Return a data set, up to the tag ``last``.
+
+    A length field that lies can take no more memory than the file's own bytes.
+    """
+    if DEFLATED in content:  # it would be inflated as a whole, to whatever size
+        raise UnreadableImage("is deflated, which is not read")
+    return read_partial(
+        BytesIO(content),
+        stop_when=None if last is None else lambda tag, vr, length: tag > last,
+        force=True,
+    )
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    value = header.get(keyword)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _years(age: str) -> float | None:
+    match = re.fullmatch(r"(\d{1,3})([YMWD])", age)
+    return int(match[1]) / YEARS[match[2]] if match else None
+
+
+def _checked(header: Dataset) -> tuple[int, int]:
+    """Return rows and columns of what is a radiograph of one frame in grey; refuse what is not."""
+    if "FloatPixelData" in header or "DoubleFloatPixelData" in header:
+        raise UnreadableImage("has float pixel data; integers are read")
+    if not header.get("PixelData"):
+        raise UnreadableImage("has no pixel data")
+    kind = header.get("PhotometricInterpretation")
+    if kind == "PALETTE COLOR":
+        raise UnreadableImage("has a colour palette; grey images are read")
+    if header.get("SamplesPerPixel", 1) != 1:
+        raise UnreadableImage("is in colour; grey images are read")
+    if kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UnreadableImage("does not say that it is MONOCHROME1 or MONOCHROME2")
+    if int(header.get("NumberOfFrames") or 1) != 1:
+        raise UnreadableImage("has several frames; images of one are read")
+    if header.BitsAllocated not in (8, 16):
+        raise UnreadableImage("has neither 8 nor 16 bits a pixel")
+    if header.get("HighBit", header.BitsStored - 1) != header.BitsStored - 1:
+        raise UnreadableImage("does not keep its pixels in the low bits, as DICOM asks")
+    window.check_size(header.Columns, header.Rows)
+    return header.Rows, header.Columns
+
+
+def _stored(header: Dataset, rows: int, columns: int) -> NDArray[np.integer[Any]]:
+    syntax = _syntax(header)
+    if syntax.is_encapsulated:
+        size = _stream_size(get_frame(header.PixelData, 0, number_of_frames=1))
+        if size not in (None, (rows, columns)):
+            raise UnreadableImage("its compressed image is of another size than its header says")
+    plugin = "pylibjpeg" if syntax.is_encapsulated else ""
+    header.file_meta.TransferSyntaxUID = syntax
+    stored: NDArray[np.integer[Any]]
+    stored, _ = get_decoder(syntax).as_array(header, decoding_plugin=plugin)
+    if stored.shape != (rows, columns) or stored.dtype.kind not in "iu":
+        raise UnreadableImage("its pixel data is not what its header says")
+    return stored
+
+
+def _syntax(header: Dataset) -> UID:
+    """Return the transfer syntax, guessed as the parser did where a file does not give it."""
+    implicit, little = header.original_encoding
+    guess = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    given = header.file_meta.get("TransferSyntaxUID")
+    return UID(given or (ImplicitVRLittleEndian if implicit else guess))
+
+
+def _stream_size(stream: bytes) -> tuple[int, int] | None:
+    """Return the rows and columns that a JPEG, JPEG-LS or JPEG 2000 stream claims; None for RLE.
+
+    A decoder makes room for as many before it meets the first pixel.
+    """
+    if not stream.startswith(b"\xff\xd8"):
+        start = stream.find(b"\xff\x4f\xff\x51")  # JPEG 2000's SOC and SIZ, boxed or not
+        if start < 0:
+            return None
+        width, height, left, top = struct.unpack_from(">4I", stream, start + 8)
+        return height - top, width - left
+    at = 2
+    while True:
+        marker, length = struct.unpack_from(">xBH", stream, at)
+        if marker in FRAME_HEADERS:
+            height, width = struct.unpack_from(">HH", stream, at + 5)
+            return height, width
+        at += 1 if marker == 0xFF else 2 if marker in LONE else 2 + length
+
+
+def _shown(header: Dataset, stored: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Return stored values as they are shown.
+
+    At most 2^16 values can be stored, so what becomes of each is worked out once, not for each
+    pixel.
+    """
+    every = np.arange(1 << 8 * stored.itemsize).astype(f"u{stored.itemsize}").view(stored.dtype)
+    patterns = stored.view(f"u{stored.itemsize}")
+    padding = _padding(header, every)
+    values = _modality(header, every.astype(np.float64))
+    voi = header.get("VOILUTSequence")
+    given = _window(header)
+    if voi:
+        brightness = _looked_up(header, voi[0], values) / ((1 << int(voi[0].LUTDescriptor[2])) - 1)
+    elif given:
+        brightness = window.level(values, *given)
+    else:
+        counts = np.where(padding, 0, window.histogram(patterns)[: len(every)])
+        brightness = window.between(values, *window.percentiles(values, counts))
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        brightness = 1 - brightness
+    return np.take(window.to_uint8(np.where(padding, 0, np.clip(brightness, 0, 1))), patterns)
+
+
+def _padding(header: Dataset, every: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    value = header.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(len(every), bool)
+    limit = header.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    return (every >= low) & (every <= high)
+
+
+def _modality(header: Dataset, values: Values) -> Values:
+    luts = header.get("ModalityLUTSequence")
+    if luts:
+        return _looked_up(header, luts[0], values)
+    slope, intercept = _first(header, "RescaleSlope"), _first(header, "RescaleIntercept")
+    return values * (1 if slope is None else slope) + (intercept or 0)
+
+
+def _window(header: Dataset) -> tuple[float, float, window.Function] | None:
+    """Return center, width and function of the first window, if it is one (PS3.3 C.11.2.1.2)."""
+    center, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
+    function: Any = header.get("VOILUTFunction") or "LINEAR"
+    if function not in window.FUNCTIONS:
+        raise UnreadableImage("its header names an unknown VOI LUT function")
+    smallest = 1 if function == "LINEAR" else np.finfo(float).tiny
+    if center is None or width is None or not width >= smallest:
+        return None
+    return center, width, function
+
+
+def _first(header: Dataset, keyword: str) -> float | None:
+    """Return the first of an attribute's numbers, if it has one that is finite."""
+    numbers = np.atleast_1d(np.asarray(header.get(keyword), dtype=np.float64))
+    return float(numbers[0]) if numbers.size and np.isfinite(numbers[0]) else None
+
+
+def _looked_up(header: Dataset, lut: Dataset, values: Values) -> Values:
+    """Return values through a LUT; those beyond its ends become the first or the last entry."""
+    entries, first, bits = map(int, lut.LUTDescriptor)
+    data: Any = lut.LUTData
+    if isinstance(data, bytes):
+        order = "<" if header.original_encoding[1] else ">"
+        packed = bits == 8 and len(data) < 2 * entries  # two entries a word
+        data = np.frombuffer(data, np.uint8 if packed else np.dtype(f"{order}u2"))
+    table = np.asarray(data, dtype=np.float64)[: entries or 1 << 16]
+    return table[np.clip(np.rint(values - first), 0, len(table) - 1).astype(np.intp)]
