@@ -1,0 +1,146 @@
+"""PadChest (Bustos et al. 2020), in the layout of its download.
+
+The root holds the label file and the PNG files (16 bits), in the folders ``0`` to ``54`` or in one.
+Without a label file torchxrayvision's copy is used.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from torchxrayvision.datasets import PC_Dataset
+from torchxrayvision.datasets import datapath as package_tables
+
+from fedmed.files import LabelFile, NamedFiles, through_xrv
+from fedmed.table import Aspect, Card, split_by_patient
+from fedmed.views import Views, keep
+
+LABEL_FILE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+COLUMNS = (
+    "ImageID",
+    "StudyDate_DICOM",
+    "PatientID",
+    "PatientBirth",
+    "PatientSex_DICOM",
+    "Projection",
+    "Manufacturer_DICOM",
+    "Labels",
+)
+VIEWS = {
+    "PA": "PA",
+    "AP": "AP",
+    "AP_horizontal": "AP",
+    "L": "LATERAL",
+    "COSTAL": None,
+    "EXCLUDE": None,
+    "UNK": None,
+}
+
+
+class PadChest(NamedFiles):
+    """PadChest: 160,861 radiographs of 67,625 patients of one hospital.
+
+    Labels and the choice of images are torchxrayvision's. It leaves out images without labels, a
+    dozen broken files, and patients born in 2009 or later or in no known year. A finding is present
+    where a label holds its name, so that mass takes in *mediastinal mass*, nodule *pseudonodule*,
+    effusion *pericardial effusion*, emphysema *subcutaneous emphysema* and tuberculosis
+    *tuberculosis sequelae*; Consolidation is *air bronchogram* as well, and Infiltration is that,
+    consolidation and the interstitial, reticular, alveolar and ground glass patterns.
+
+    The paper counts 160,868 images, the label file that was published lists 160,861.
+
+    Args:
+        targets, size, root, aspect: see ImageFiles. A fifth of the patients test.
+        views: the views to keep; see :data:`fedmed.views.Views`.
+    """
+
+    card = Card(
+        title="PadChest",
+        findings=(
+            "Air Trapping",
+            "Aortic Atheromatosis",
+            "Aortic Elongation",
+            "Atelectasis",
+            "Bronchiectasis",
+            "Cardiomegaly",
+            "Consolidation",
+            "Costophrenic Angle Blunting",
+            "Edema",
+            "Effusion",
+            "Emphysema",
+            "Fibrosis",
+            "Flattened Diaphragm",
+            "Fracture",
+            "Granuloma",
+            "Hemidiaphragm Elevation",
+            "Hernia",
+            "Hilar Enlargement",
+            "Infiltration",
+            "Mass",
+            "Nodule",
+            "Pleural_Thickening",
+            "Pneumonia",
+            "Pneumothorax",
+            "Scoliosis",
+            "Support Devices",
+            "Tube",
+            "Tuberculosis",
+        ),
+        images=160_861,
+        patients=67_625,
+        licence="PadChest Dataset Research Use Agreement: research only, not to be passed on",
+        citation="Bustos et al., PadChest, Medical Image Analysis 66:101797, 2020, "
+        "doi:10.1016/j.media.2020.101797",
+        homepage="https://bimcv.cipf.es/bimcv-projects/padchest/",
+        how_to_get="sign the agreement at the home page and unpack the folders 0 to 54 and "
+        f"{LABEL_FILE}.gz",
+        caveat="three quarters of the labels were mined from reports",
+    )
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        size: int,
+        root: Path,
+        views: Views,
+        aspect: Aspect = "squash",
+    ) -> None:
+        super().__init__(targets, size, root, aspect)
+        self.views = views
+
+    def table(self) -> pd.DataFrame:
+        """Return one row an image that torchxrayvision keeps, in the order of the label file."""
+        found = [
+            path
+            for name in (LABEL_FILE, f"{LABEL_FILE}.gz")
+            if (path := self.root / name).is_file()
+        ]
+        source = found[0] if found else Path(package_tables) / f"{LABEL_FILE}.gz"
+        labels = LabelFile.read(source, COLUMNS, usecols=lambda name: name in COLUMNS)
+        image, patient = labels.text("ImageID"), "padchest:" + labels.text("PatientID")
+        labels.refuse(image.duplicated(), "ImageID", "each image once")
+        studied = labels.numbers("StudyDate_DICOM", 19_000_101, 20_991_231) // 10_000
+        age = studied - labels.numbers("PatientBirth", 1880, 2099)
+        table = pd.DataFrame(
+            {
+                "image": image,
+                "patient": patient,
+                "site": "Hospital San Juan, Alicante",
+                "view": labels.codes("Projection", VIEWS),
+                "sex": labels.codes("PatientSex_DICOM", {"F": "F", "M": "M", "O": None}),
+                "age": age.where(age >= 0),
+                "scanner": labels.cells["Manufacturer_DICOM"],
+                "split": split_by_patient(patient),
+            }
+        )
+        parsed = through_xrv(
+            PC_Dataset,
+            source,
+            imgpath=str(self.root),
+            csvpath=str(source),
+            views=["*"],
+            unique_patients=False,
+        )
+        findings = pd.DataFrame(parsed.labels, parsed.csv["ImageID"], parsed.pathologies)
+        table = table.join(findings[list(self.card.findings)], on="image", how="inner")
+        return keep(table.reset_index(drop=True), self.views)
