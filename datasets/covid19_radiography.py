@@ -1,0 +1,67 @@
+"""COVID-19 Radiography Database (Chowdhury et al. 2020; Rahman et al. 2021), as downloaded.
+
+``COVID-19_Radiography_Dataset/`` holds ``COVID/images/COVID-1.png`` and so on for each of four
+classes, beside masks and spreadsheets that are not read. The root is that folder or the one
+around it.
+"""
+
+import pandas as pd
+
+from fedmed.errors import DataError
+from fedmed.files import ImageFiles
+from fedmed.table import NO_FINDING, Card, split_by_patient
+
+FOLDER = "COVID-19_Radiography_Dataset"
+CLASSES = {
+    "COVID": "COVID-19",
+    "Lung_Opacity": "Lung Opacity",
+    "Normal": NO_FINDING,
+    "Viral Pneumonia": "Viral Pneumonia",
+}
+
+
+class COVID19Radiography(ImageFiles):
+    """21,165 frontal radiographs, each of one of four classes; a fifth of the images test.
+
+    An image is positive for its class and negative for the others, whatever else it may show.
+    """
+
+    card = Card(
+        title="COVID-19 Radiography Database",
+        findings=tuple(CLASSES.values()),
+        images=21_165,
+        patients=None,
+        licence="the terms of its sources; the images are their authors'",
+        citation="Chowdhury et al., IEEE Access 8, 2020, doi:10.1109/ACCESS.2020.3010287; Rahman "
+        "et al., Comput. Biol. Med. 132, 2021, doi:10.1016/j.compbiomed.2021.104319",
+        homepage="https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database",
+        how_to_get="download and unpack the archive of the home page",
+        caveat="each class comes from other sources (children among them), so that a network may "
+        "tell the source from the image instead of the disease; no patient ids: each image is "
+        "taken for a patient",
+        overlaps=("rsna", "nih", "siim", "chestmnist", "kermany", "pneumoniamnist", "padchest"),
+    )
+
+    def table(self) -> pd.DataFrame:
+        """Return one row an image, in the order of classes and names."""
+        home = self.root / FOLDER if (self.root / FOLDER).is_dir() else self.root
+        shown = {name: sorted((home / name / "images").glob("[!.]*.png")) for name in CLASSES}
+        for name, paths in shown.items():
+            if not paths:
+                raise DataError(f"{home / name / 'images'} is missing or has no PNG files")
+        paths = [path for some in shown.values() for path in some]
+        finding = pd.Series([CLASSES[name] for name, some in shown.items() for _ in some])
+        patients = pd.Series([f"covid19_radiography:{path.stem}" for path in paths])
+        table = pd.DataFrame(
+            {
+                "image": [path.relative_to(self.root).as_posix() for path in paths],
+                "patient": patients,
+                "site": self.card.title,
+                "view": None,
+                "sex": None,
+                "age": float("nan"),
+                "scanner": None,
+                "split": split_by_patient(patients),
+            }
+        )
+        return table.join(pd.get_dummies(finding, dtype=float)[list(CLASSES.values())])

@@ -1,0 +1,119 @@
+"""Indiana University / Open-i chest X-rays (Demner-Fushman et al. 2016), in the download's layout.
+
+The root holds, at any depth, the images, ``NLMCXR_png/CXR1_1_IM-0001-3001.png`` or
+``NLMCXR_dcm/1/1_IM-0001-3001.dcm``, and the packed reports, ``NLMCXR_reports.tgz``, from which the
+labels come. Without the reports torchxrayvision's copy of them is used.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torchxrayvision.datasets import USE_INCLUDED_FILE, Openi_Dataset
+from torchxrayvision.datasets import datapath as package_tables
+
+from fedmed.errors import DataError
+from fedmed.files import NamedFiles, through_xrv
+from fedmed.table import Aspect, Card, split_by_patient
+from fedmed.views import Views, keep
+
+REPORTS = "NLMCXR_reports.tgz"
+POSITIONS = {
+    "PA": "PA",
+    "AP": "AP",
+    "LL": "LATERAL",
+    "RL": "LATERAL",
+    "LATERAL": "LATERAL",
+    "LARGE LATERAL": "LATERAL",
+}
+
+
+class Indiana(NamedFiles):
+    """Indiana: 7,470 radiographs of 3,851 reports; a fifth of the reports' patients test.
+
+    The view is the DICOM header's, corrected by torchxrayvision's look at half of the pictures:
+    what it found to be lateral is lateral, and frontal without a position is taken for PA.
+
+    Args:
+        targets, size, root, aspect: see ImageFiles.
+        views: which views are kept; None keeps every image.
+    """
+
+    card = Card(
+        title="Indiana University chest X-rays",
+        findings=(
+            "Atelectasis",
+            "Calcified Granuloma",
+            "Cardiomegaly",
+            "Edema",
+            "Effusion",
+            "Emphysema",
+            "Fibrosis",
+            "Fracture",
+            "Granuloma",
+            "Hernia",
+            "Infiltration",
+            "Lung Lesion",
+            "Lung Opacity",
+            "Mass",
+            "Nodule",
+            "Pleural_Thickening",
+            "Pneumonia",
+            "Pneumothorax",
+        ),
+        images=7_470,
+        patients=None,
+        licence="CC BY-NC-ND 4.0",
+        citation="Demner-Fushman et al., JAMIA 23(2):304-310, 2016, doi:10.1093/jamia/ocv080",
+        homepage="https://openi.nlm.nih.gov/faq#collection",
+        how_to_get="download and unpack NLMCXR_png.tgz, and NLMCXR_reports.tgz beside it, from "
+        "https://openi.nlm.nih.gov/imgs/collections/",
+        caveat="the publisher gives one number a report, which is taken for a patient; labels are "
+        "terms found in the reports by a program, not read from the images",
+    )
+
+    def __init__(
+        self, targets: Sequence[str], size: int, root: Path, views: Views, aspect: Aspect = "squash"
+    ) -> None:
+        super().__init__(targets, size, root, aspect)
+        self.views = views
+
+    def path(self, image: str) -> Path:
+        """Return where an image lies, or would; a DICOM file's name has the number alone."""
+        number = re.search(r"\d+_IM-.*", image)
+        dicom = number[0].replace(".png", ".dcm") if number else image
+        return super().path(image if image in self._found else dicom)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row an image of the reports, in their order."""
+        own = super().path(REPORTS)
+        parsed = through_xrv(
+            Openi_Dataset,
+            own if own.is_file() else Path(package_tables) / REPORTS,
+            imgpath=str(self.root),
+            xmlpath=str(own) if own.is_file() else USE_INCLUDED_FILE,
+            views=["*"],
+            unique_patients=False,
+        )
+        listed = parsed.csv
+        if not listed["uid"].str.fullmatch(r"CXR\d+").all():
+            raise DataError(f"{own}: a report's uId is not CXR and a number; has it been edited?")
+        looked = listed["tsne-view"]
+        view = listed["View Position"].map(POSITIONS).mask(looked == "L", "LATERAL")
+        patients = "indiana:" + listed["uid"]
+        table = pd.DataFrame(
+            {
+                "image": listed["imageid"] + ".png",
+                "patient": patients,
+                "site": "Indiana University",
+                "view": view.mask(view.isna() & (looked == "PA"), "PA"),
+                "sex": None,
+                "age": np.nan,
+                "scanner": None,
+                "split": split_by_patient(patients),
+            }
+        )
+        findings = pd.DataFrame(parsed.labels, columns=parsed.pathologies)
+        return keep(table.join(findings[list(self.card.findings)]), self.views)

@@ -1,0 +1,89 @@
+"""Children's radiographs with and without pneumonia (Kermany et al. 2018), as downloaded.
+
+``chest_xray/`` holds ``train/`` and ``test/``, each with ``NORMAL/`` and ``PNEUMONIA/``; the root
+is that folder or the one around it. Mendeley's files are named by a patient's number,
+``BACTERIA-1008087-0001.jpeg``; Kaggle's copy counts persons, ``person1_virus_6.jpeg``, and healthy
+children, ``IM-0115-0001.jpeg`` and ``NORMAL2-IM-0381-0001-0002.jpeg``. Its ``val/`` is 16 of the
+images that train at Mendeley.
+"""
+
+import numpy as np
+import pandas as pd
+
+from fedmed.errors import DataError
+from fedmed.files import ImageFiles
+from fedmed.table import Card
+
+SPLITS = {"train": "train", "val": "train", "test": "test"}
+FOLDERS = ("NORMAL", "PNEUMONIA")
+NAME = (
+    r"(?:(?P<person>person\d+)_(?P<cause>bacteria|virus)"
+    r"|(?P<healthy>(?:NORMAL2-)?IM-\d+)(?:-\d+)?"
+    r"|(?P<label>NORMAL|BACTERIA|VIRUS)-(?P<number>\d+))[-_]\d+\.jpeg"
+)
+
+
+class Kermany(ImageFiles):
+    """5,856 radiographs of children of one to five years, 5,232 to train and 624 to test.
+
+    The patient follows from a file's name. A number of Mendeley's is a patient; one with images in
+    both folders tests. Kaggle's persons are counted in each folder by themselves: whether person 1
+    of ``train`` and of ``test`` is one child is not published, and they are taken for two. A person
+    with bacterial and viral images in one folder is taken for one child, so that none is in two
+    places.
+    """
+
+    card = Card(
+        title="Kermany paediatric pneumonia",
+        findings=("Pneumonia", "Bacterial Pneumonia", "Viral Pneumonia"),
+        images=5_856,
+        patients=None,
+        licence="CC BY 4.0",
+        citation="Kermany et al., Cell 172(5):1122-1131, 2018, doi:10.1016/j.cell.2018.02.010; "
+        "data doi:10.17632/rscbjbr9sj",
+        homepage="https://data.mendeley.com/datasets/rscbjbr9sj",
+        how_to_get="download ChestXRay2017.zip from the home page and unpack it, or Kaggle's "
+        "paultimothymooney/chest-xray-pneumonia",
+        caveat="patients are known from file names alone, and whether Kaggle's persons of train "
+        "and test are the same children is not published",
+        overlaps=("pneumoniamnist", "covid19_radiography"),
+    )
+
+    def table(self) -> pd.DataFrame:
+        """Return one row an image, in the order of folders and names."""
+        home = self.root / "chest_xray" if (self.root / "chest_xray").is_dir() else self.root
+        folders = [home / part / shown for part in SPLITS for shown in FOLDERS]
+        for folder in folders:
+            if not folder.is_dir() and folder.parent.name != "val":
+                raise DataError(f"{folder.relative_to(home)} is missing in {home}")
+        paths = [path for folder in folders for path in sorted(folder.glob("[!.]*.jpeg"))]
+        names = pd.Series([path.name for path in paths], dtype=str)
+        parts = pd.Series([path.parent.parent.name for path in paths], dtype=str)
+        ill = pd.Series([path.parent.name == "PNEUMONIA" for path in paths], dtype=bool)
+        told = names.str.extract(f"^{NAME}$")
+        cause = told["cause"].fillna(told["label"].str.lower())
+        wrong = told.isna().all(axis=1) | (ill != cause.isin(["bacteria", "virus"]))
+        if wrong.any() or not paths:
+            where = paths[int(np.flatnonzero(wrong)[0])] if paths else home
+            raise DataError(
+                f"{where}: takes names as in PNEUMONIA/person1_virus_6.jpeg, NORMAL/"
+                "IM-0115-0001.jpeg or PNEUMONIA/BACTERIA-1008087-0001.jpeg"
+            )
+        split = parts.map(SPLITS)
+        patient = told["number"].fillna(split + "/" + told["person"].fillna(told["healthy"]))
+        tested = (split == "test").groupby(patient).transform("any")
+        return pd.DataFrame(
+            {
+                "image": [path.relative_to(self.root).as_posix() for path in paths],
+                "patient": "kermany:" + patient,
+                "site": "Guangzhou Women and Children's Medical Center",
+                "view": "AP",
+                "sex": None,
+                "age": float("nan"),
+                "scanner": None,
+                "split": split.mask(tested, "test"),
+                "Pneumonia": ill.astype(float),
+                "Bacterial Pneumonia": (cause == "bacteria").astype(float),
+                "Viral Pneumonia": (cause == "virus").astype(float),
+            }
+        )

@@ -1,0 +1,88 @@
+"""TBX11K (Liu et al. 2020), in the layout of its download.
+
+``TBX11K/`` holds ``annotations/json/TBX11K_train.json`` and ``TBX11K_val.json`` and the images that
+they list, ``imgs/health/h0001.png``, ``imgs/sick/…`` and ``imgs/tb/…``. The root is that folder or
+the one around it. ``imgs/test`` has no public labels and ``imgs/extra`` is other sets (Shenzhen and
+Montgomery among them); neither is read.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torchxrayvision.datasets import TBX11K_Dataset
+
+from fedmed.errors import DataError
+from fedmed.files import ImageFiles, through_xrv
+from fedmed.table import Card
+
+#: What the two labelled parts are used for.
+SPLITS = {"train": "train", "val": "test"}
+#: torchxrayvision's names for the findings.
+FINDINGS = {
+    "Tuberculosis": "Tuberculosis",
+    "Active Tuberculosis": "ActiveTuberculosis",
+    "Latent Tuberculosis": "ObsoletePulmonaryTuberculosis",
+}
+
+
+class TBX11K(ImageFiles):
+    """TBX11K: 6,600 labelled images to train and 1,800, the publishers' val, to test.
+
+    The labels of the publishers' own test images are not public. The healthy and the sick without
+    tuberculosis are negative for every finding. An image of ``imgs/tb`` without a box, of which
+    there is one, is of unknown findings.
+    """
+
+    card = Card(
+        title="TBX11K",
+        findings=tuple(FINDINGS),
+        images=11_200,
+        patients=None,
+        licence="CC BY-NC-SA 2.0",
+        citation="Liu et al., CVPR 2020, doi:10.1109/CVPR42600.2020.00272",
+        homepage="https://github.com/yun-liu/Tuberculosis",
+        how_to_get="download and unpack TBX11K.zip by the link on the home page",
+        caveat="no patient ids: each image is taken for a patient; 8,400 of the 11,200 images have "
+        "public labels, and the publishers' val is the test",
+        overlaps=("shenzhen", "montgomery"),
+    )
+
+    def table(self) -> pd.DataFrame:
+        """Return one row an image of the two label files, in their order."""
+        home = self.root / "TBX11K" if (self.root / "TBX11K").is_dir() else self.root
+        parts = [self._part(home, part, split) for part, split in SPLITS.items()]
+        return pd.concat(parts, ignore_index=True)
+
+    def _part(self, home: Path, part: str, split: str) -> pd.DataFrame:
+        source = home / "annotations" / "json" / f"TBX11K_{part}.json"
+        if not source.is_file():
+            raise DataError(f"{source.relative_to(home)} is missing in {home}")
+        parsed = through_xrv(TBX11K_Dataset, source, imgpath=str(home), split=part)
+        listed = parsed.csv.reindex(columns=["file_name"])["file_name"].astype(str)
+        wrong = ~listed.str.fullmatch(r"(health|sick|tb)/\w+\.png")
+        if listed.empty or wrong.any():
+            row = int(np.flatnonzero(wrong)[0]) if len(listed) else 0
+            found = repr(listed[row]) if len(listed) else "no images"
+            raise DataError(
+                f"{source}: images[{row}].file_name: takes health/h0001.png, sick/… or tb/…, "
+                f"got {found} ({int(wrong.sum())} such images)"
+            )
+        folder = home.relative_to(self.root) / "imgs"
+        names = listed.str.removesuffix(".png")
+        table = pd.DataFrame(
+            {
+                "image": [(folder / name).as_posix() for name in listed],
+                "patient": "tbx11k:" + names,
+                "site": self.card.title,
+                "view": None,
+                "sex": None,
+                "age": float("nan"),
+                "scanner": None,
+                "split": split,
+            }
+        )
+        findings = pd.DataFrame(parsed.labels, columns=parsed.pathologies)
+        findings = findings[list(FINDINGS.values())].set_axis(list(FINDINGS), axis=1)
+        unboxed = listed.str.startswith("tb/") & (findings["Tuberculosis"] == 0)
+        return table.join(findings.mask(unboxed))

@@ -1,0 +1,116 @@
+"""Shenzhen and Montgomery County tuberculosis (Jaeger et al. 2014), as downloaded.
+
+``ChinaSet_AllFiles/`` and ``MontgomerySet/`` each hold ``CXR_png/CHNCXR_0001_0.png`` (or
+``MCUCXR_…``), whose last digit is the label, and ``ClinicalReadings/CHNCXR_0001_0.txt`` with sex
+and age. The root is that folder or the one around it.
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+from torchxrayvision.datasets import NLMTB_Dataset
+
+from fedmed.errors import DataError
+from fedmed.files import ImageFiles, through_xrv
+from fedmed.table import Card, split_by_patient
+
+CITATION = "Jaeger et al., Quant. Imaging Med. Surg. 4(6):475-477, 2014, "
+DOI = "doi:10.3978/j.issn.2223-4292.2014.11.20"
+HOME = "https://lhncbc.nlm.nih.gov/LHC-downloads/downloads.html#tuberculosis-image-data-sets"
+FINDINGS = ("Tuberculosis",)
+YEARS = {"y": 1.0, "m": 1 / 12, "d": 1 / 365}  # Shenzhen gives infants' ages in months and days
+OLDEST = 110
+
+
+class NLMTuberculosis(ImageFiles):
+    """PA radiographs, one a patient, of one hospital or county; a fifth of the patients test.
+
+    Sex and age come from the readings and are unknown where a reading is absent or does not tell.
+    """
+
+    name: str
+    folder: str
+    code: str  #: what file names begin with
+    site: str
+    reading: str  #: finds sex, age and its unit
+
+    def table(self) -> pd.DataFrame:
+        """Return one row an image, in the order of the names."""
+        home = self.root / self.folder if (self.root / self.folder).is_dir() else self.root
+        source = home / "CXR_png"
+        names = sorted(path.name for path in source.glob("*.png"))
+        wrong = [n for n in names if not re.fullmatch(rf"{self.code}_\d{{4}}_[01]\.png", n)]
+        if not names or wrong:
+            found = f"got {wrong[0]}" if wrong else "has no PNG files"
+            raise DataError(f"{source}: takes images named {self.code}_0001_0.png, {found}")
+        parsed = through_xrv(NLMTB_Dataset, source, imgpath=str(home))
+        shown = parsed.csv["fname"].str.removesuffix(".png")
+        patients = f"{self.name}:" + shown.str.split("_").str[1]
+        told = pd.DataFrame([self._told(home / "ClinicalReadings" / f"{n}.txt") for n in shown])
+        table = pd.DataFrame(
+            {
+                "image": [(source / n).relative_to(self.root).as_posix() for n in names],
+                "patient": patients,
+                "site": self.site,
+                "view": "PA",
+                "sex": told["sex"],
+                "age": told["age"],
+                "scanner": None,
+                "split": split_by_patient(patients),
+            }
+        )
+        return table.join(pd.DataFrame(parsed.labels, columns=parsed.pathologies))
+
+    def _told(self, reading: Path) -> dict[str, str | float | None]:
+        text = reading.read_text(errors="replace") if reading.is_file() else ""
+        told = re.search(self.reading, text, re.IGNORECASE | re.DOTALL | re.ASCII)
+        if told is None:
+            return {"sex": None, "age": float("nan")}
+        sex, number, unit = told.groups()
+        age = int(number[:4]) * YEARS[(unit or "y").lower()]
+        return {"sex": sex[0].upper(), "age": age if age <= OLDEST else float("nan")}
+
+
+class Shenzhen(NLMTuberculosis):
+    """Shenzhen: 326 normal radiographs and 336 with tuberculosis, of one hospital."""
+
+    name = "shenzhen"
+    folder = "ChinaSet_AllFiles"
+    code = "CHNCXR"
+    site = "Shenzhen No.3 People's Hospital"
+    reading = r"\b((?:fe)?male)\b[\s,]*(\d+)\s*([ymd])?"
+    card = Card(
+        title="Shenzhen tuberculosis",
+        findings=FINDINGS,
+        images=662,
+        patients=662,
+        licence="free for research; acknowledge the NLM and the hospital, and cite the paper",
+        citation=CITATION + DOI,
+        homepage=HOME,
+        how_to_get="download and unpack ChinaSet_AllFiles.zip from "
+        "https://openi.nlm.nih.gov/imgs/collections/ChinaSet_AllFiles.zip",
+        overlaps=("tbx11k",),
+    )
+
+
+class Montgomery(NLMTuberculosis):
+    """Montgomery County: 80 normal radiographs and 58 with tuberculosis, of screening."""
+
+    name = "montgomery"
+    folder = "MontgomerySet"
+    code = "MCUCXR"
+    site = "Montgomery County"
+    reading = r"sex:\s*([mf])\b.*?age:\s*(\d+)\s*([ymd])?"
+    card = Card(
+        title="Montgomery County tuberculosis",
+        findings=FINDINGS,
+        images=138,
+        patients=138,
+        licence="free for research; acknowledge the NLM and the county, and cite the paper",
+        citation=CITATION + DOI,
+        homepage=HOME,
+        how_to_get="download and unpack NLM-MontgomeryCXRSet.zip from "
+        "https://openi.nlm.nih.gov/imgs/collections/NLM-MontgomeryCXRSet.zip",
+        overlaps=("tbx11k",),
+    )
