@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedmed import pixels
-from fedmed.errors import DataError, UnreadableImage
-from fedmed.processes import context, leave_with_parent
+from fedmed.decoding import Chunk, decode
+from fedmed.errors import DataError
 from fedmed.table import Dataset, table_sha256
 
-CHUNK = 128  # images a task: a few hundred milliseconds of decoding
+CHUNK = 64  # images a task: what is lost when a build is cut off, for each process
+HASHED = 1 << 24  # bytes hashed at once
 Progress = Callable[[int, int], None]
 
 
@@ -94,56 +94,34 @@ def _build(
 ) -> None:
     partial = path.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
-    images = table["image"].to_numpy()
-    chunks = [slice(i, i + CHUNK) for i in range(0, len(images), CHUNK)]
-    shape = (len(images), dataset.size, dataset.size)
-    if not (partial / "pixels.npy").exists():
+    images = table["image"].tolist()
+    target = partial / "pixels.npy"
+    if not target.exists():
+        shape = (len(images), dataset.size, dataset.size)
         np.lib.format.open_memmap(partial / "pixels.npy.new", "w+", np.uint8, shape).flush()
-        (partial / "pixels.npy.new").rename(partial / "pixels.npy")
-    todo = [i for i in range(len(chunks)) if not (partial / f"{i}.json").exists()]
-    done = len(images) - sum(len(images[chunks[i]]) for i in todo)
+        (partial / "pixels.npy.new").rename(target)
+    chunks = [Chunk(row, images[row : row + CHUNK]) for row in range(0, len(images), CHUNK)]
+    todo = [chunk for chunk in chunks if not _mark(partial, chunk).exists()]
+    done = len(images) - sum(len(chunk.images) for chunk in todo)
     progress(done, len(images))
-    tasks = [(i, images[chunks[i]].tolist(), i * CHUNK) for i in todo]
-    for i in _decode(dataset, partial, tasks, workers):
-        done += len(images[chunks[i]])
+    for chunk in decode(dataset, target, todo, workers):
+        mark = _mark(partial, chunk)
+        mark.with_suffix(".new").write_text(json.dumps(chunk.failures))
+        mark.with_suffix(".new").rename(mark)
+        done += len(chunk.images)
         progress(done, len(images))
-    _seal(table, partial, len(chunks))
+    marks = [json.loads(_mark(partial, chunk).read_text()) for chunk in chunks]
+    _seal(table, partial, {image: reason for mark in marks for image, reason in mark.items()})
     partial.rename(path)
 
 
-def _decode(
-    dataset: Dataset, partial: Path, tasks: list[tuple[int, list[str], int]], workers: int
-) -> Iterator[int]:
-    if workers == 0:
-        yield from (_decode_chunk(dataset, partial, *task) for task in tasks)
-    elif tasks:
-        with ProcessPoolExecutor(workers, context(), leave_with_parent) as pool:
-            futures = [pool.submit(_decode_chunk, dataset, partial, *task) for task in tasks]
-            for future in as_completed(futures):
-                yield future.result()
+def _mark(partial: Path, chunk: Chunk) -> Path:
+    """Return the file that says that a chunk is done, and which of its images failed."""
+    return partial / f"{chunk.first}.json"
 
 
-def _decode_chunk(dataset: Dataset, partial: Path, chunk: int, images: list[str], at: int) -> int:
-    """Decode ``images`` into rows ``at``… and leave the failures, with reasons, as a mark."""
-    target = np.lib.format.open_memmap(partial / "pixels.npy", "r+")
-    failures = {}
-    for row, image in enumerate(images, at):
-        try:
-            target[row] = pixels.fit(dataset.read(image), dataset.size, dataset.aspect)
-        except UnreadableImage as error:
-            failures[image] = str(error)
-    target.flush()
-    mark = partial / f"{chunk}.json"
-    mark.with_suffix(".new").write_text(json.dumps(failures))
-    mark.with_suffix(".new").rename(mark)
-    return chunk
-
-
-def _seal(table: pd.DataFrame, partial: Path, chunks: int) -> None:
+def _seal(table: pd.DataFrame, partial: Path, failures: dict[str, str]) -> None:
     """List what could not be read, and write the table and the hash of the rest."""
-    failures: dict[str, str] = {}
-    for i in range(chunks):
-        failures |= json.loads((partial / f"{i}.json").read_text())
     readable = ~table["image"].isin(failures).to_numpy()
     if not readable.any():
         raise DataError(f"no image could be read; the first: {next(iter(failures.items()))}")
@@ -153,8 +131,9 @@ def _seal(table: pd.DataFrame, partial: Path, chunks: int) -> None:
     pd.DataFrame(rows, columns=["image", "reason"]).to_csv(partial / "unreadable.csv", index=False)
     decoded = pixels_of(partial)
     digest = hashlib.sha256(table_sha256(table).encode())
-    for start in range(0, len(table), 4096):
-        digest.update(decoded[table.index[start : start + 4096]].tobytes())
+    step = max(1, HASHED // decoded[0].nbytes)
+    for start in range(0, len(table), step):
+        digest.update(decoded[table.index[start : start + step]].tobytes())
     (partial / "meta.json").write_text(json.dumps({"sha256": digest.hexdigest()}))
 
 

@@ -33,7 +33,7 @@ def read(path: Path) -> NDArray[np.uint8]:
                 if upright.mode.startswith("I"):
                     return _from_16_bits(np.asarray(upright).astype(np.uint16))
                 return np.asarray(upright.convert("L"))
-        except UnreadableImage:
+        except (UnreadableImage, MemoryError):
             raise
         except UnidentifiedImageError:
             raise UnreadableImage("cannot identify it as DICOM, PNG or JPEG") from None
