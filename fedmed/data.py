@@ -73,7 +73,7 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     test = prepared.table[prepared.table["split"] == "test"]
     if test.empty:
         raise FedmedError(f"dataset: no image of the test split could be read; see {here.path}")
-    clients = _clients(prepared.table, assigned, dataset)
+    clients = partition.describe(prepared.table, assigned, dataset.targets)
     empty = clients.query("train_images == 0")
     if len(empty):
         raise FedmedError(
@@ -84,27 +84,3 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     here.write_csv(clients, "clients.csv")
     draw_partition(clients, dataset.targets, here.picture)
     return Data(prepared, assigned, clients, test, labels(test, dataset.targets))
-
-
-def _clients(table: pd.DataFrame, assigned: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    rows = table.merge(assigned, on="patient")
-    rows[list(dataset.targets)] = labels(rows, dataset.targets) == 1
-    groups = rows[rows["client"] >= 0].groupby("client")
-    frame = pd.DataFrame(
-        {
-            "sites": groups["site"].unique().map(lambda sites: " + ".join(sorted(sites))),
-            "patients": groups["patient"].nunique(),
-            "images": groups.size(),
-            "train_images": groups["role"].agg(lambda role: int((role == "train").sum())),
-            "val_images": groups["role"].agg(lambda role: int((role == "val").sum())),
-        }
-    )
-    frame = frame.join(groups[list(dataset.targets)].sum().astype(int))
-    everyone = range(int(assigned["client"].max()) + 1)
-    return (
-        frame.reindex(everyone)
-        .fillna({"sites": ""})
-        .fillna(0)
-        .reset_index(names="client")
-        .astype({column: int for column in frame.columns if column != "sites"})
-    )

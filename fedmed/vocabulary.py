@@ -41,3 +41,8 @@ _WORD_OF = {_plain(name): word for word, others in _WORDS.items() for name in (w
 def common(name: str) -> str:
     """Return the common word for a finding, whatever its case and separators; else the name."""
     return _WORD_OF.get(_plain(name), name)
+
+
+def known(name: str) -> bool:
+    """Say whether a finding is a common word, in this very spelling."""
+    return name in _WORDS

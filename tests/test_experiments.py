@@ -41,8 +41,15 @@ def test_no_experiment_is_one_too(launch: Callable[..., dict[str, Any]]) -> None
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
-def test_partition_runs(name: str, launch: Callable[..., dict[str, Any]]) -> None:
+def test_partition_runs(
+    name: str, launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
     small = ["dataset.patients=120", *DRY]
+    if name.startswith("niid"):
+        small += ["partition.clients=4"]
+    if name == "saved":
+        launch(*small, folder=tmp_path / "first")
+        small += [f"partition.file={tmp_path / 'first' / 'partition.csv'}"]
     assert launch(f"partition={name}", *small)["status"] == "finished"
 
 

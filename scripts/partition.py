@@ -1,0 +1,106 @@
+"""Who would have what: a partition, shown without training and without an image.
+
+python scripts/partition.py dataset=nih dataset.root=DIR partition=dirichlet partition.clients=20
+python scripts/partition.py --out DIR …    # where partition.csv, clients.csv and the picture go
+
+The overrides are those of python -m fedmed.run. Its partition.csv is used again by
+partition=saved partition.file=FILE.
+"""
+
+import sys
+
+sys.path.pop(0)  # this folder: for other packages, datasets is Hugging Face's
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+TOP = 3  # findings shown of each client
+SHOWN = 30  # clients printed
+
+
+def main() -> None:
+    """Show and keep a partition; bad input ends in one line and exit status 2."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="folder; partitions/HASH when left out")
+    parser.add_argument("overrides", nargs="*", help="those of python -m fedmed.run")
+    arguments = parser.parse_intermixed_args()
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from fedmed.errors import FedmedError
+
+    try:
+        show(arguments.overrides, arguments.out)
+    except FedmedError as error:
+        print(f"fedmed: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def show(overrides: list[str], out: Path | None) -> None:
+    """Print the partition that the overrides ask for, and write it into a folder.
+
+    Raises:
+        FedmedError: as a run would.
+    """
+    from rich.console import Console
+
+    from fedmed import partition
+    from fedmed.config import compose
+    from fedmed.figures import draw_partition
+    from fedmed.table import Dataset, validate
+
+    console = Console(highlight=False)
+    config = compose(overrides)
+    dataset: Dataset = config.dataset.build()
+    for caveat in dataset.caveats():
+        console.print(f"[yellow]{caveat}")
+    rule: partition.Partition = config.partition.build()
+    table = validate(dataset.table(), dataset)
+    assigned = rule.assign(table, dataset.targets)
+    clients = partition.describe(table, assigned, dataset.targets)
+    sha256 = partition.sha256(assigned)
+    folder = out or Path("partitions") / sha256[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    partition.save(assigned, folder / "partition.csv")
+    clients.to_csv(folder / "clients.csv", index=False)
+    draw_partition(clients, dataset.targets, folder / "partition.png")
+    console.print(_table(clients, dataset.targets))
+    measured = partition.measure(clients)
+    js, patients = measured["js_divergence"], measured["patients"]
+    console.print(
+        f"JS divergence to the pool {js['mean']:.4f} bits on average, {js['max']:.4f} at most · "
+        f"size Gini {measured['size_gini']:.3f} · "
+        f"{patients['min']:,} to {patients['max']:,} patients a client"
+    )
+    test = int((assigned["role"] == "test").sum())
+    console.print(f"{test:,} test patients are in no client")
+    console.print(f"in {folder}; to use it again:", soft_wrap=True)
+    again = f"partition=saved partition.file={folder / 'partition.csv'} partition.sha256={sha256}"
+    console.print(again, style="cyan", soft_wrap=True, markup=False)
+
+
+def _table(clients: "pd.DataFrame", targets: tuple[str, ...]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("client", "patients", "images", "validation", "JS"):
+        table.add_column(column, justify="right")
+    table.add_column("most frequent, % of images")
+    for row in clients.head(SHOWN).to_dict("records"):
+        often = sorted(targets, key=lambda target: -row[target])[:TOP]
+        shares = (f"{target} {100 * row[target] / max(row['images'], 1):.0f}" for target in often)
+        counts = [f"{row[c]:,}" for c in ("client", "patients", "images", "val_images")]
+        table.add_row(*counts, f"{row['js_divergence']:.3f}", ", ".join(shares))
+    if len(clients) > SHOWN:
+        table.add_row("…", "", "", "", "", f"and {len(clients) - SHOWN} more, in clients.csv")
+    return table
+
+
+if __name__ == "__main__":
+    main()
