@@ -54,8 +54,8 @@ class Kermany(ImageFiles):
         home = self.root / "chest_xray" if (self.root / "chest_xray").is_dir() else self.root
         folders = [home / part / shown for part in SPLITS for shown in FOLDERS]
         for folder in folders:
-            if not folder.is_dir() and folder.parent.name != "val":
-                raise DataError(f"{folder.relative_to(home)} is missing in {home}")
+            if folder.parent.name != "val" and not any(folder.glob("[!.]*.jpeg")):
+                raise DataError(f"{folder} is missing or has no JPEG files")
         paths = [path for folder in folders for path in sorted(folder.glob("[!.]*.jpeg"))]
         names = pd.Series([path.name for path in paths], dtype=str)
         parts = pd.Series([path.parent.parent.name for path in paths], dtype=str)
@@ -63,11 +63,12 @@ class Kermany(ImageFiles):
         told = names.str.extract(f"^{NAME}$")
         cause = told["cause"].fillna(told["label"].str.lower())
         wrong = told.isna().all(axis=1) | (ill != cause.isin(["bacteria", "virus"]))
-        if wrong.any() or not paths:
-            where = paths[int(np.flatnonzero(wrong)[0])] if paths else home
+        if wrong.any():
+            first = paths[int(np.flatnonzero(wrong)[0])]
             raise DataError(
-                f"{where}: takes names as in PNEUMONIA/person1_virus_6.jpeg, NORMAL/"
-                "IM-0115-0001.jpeg or PNEUMONIA/BACTERIA-1008087-0001.jpeg"
+                f"{first}: takes names as in PNEUMONIA/person1_virus_6.jpeg, "
+                "NORMAL/IM-0115-0001.jpeg or PNEUMONIA/BACTERIA-1008087-0001.jpeg "
+                f"({int(wrong.sum())} such files)"
             )
         split = parts.map(SPLITS)
         patient = told["number"].fillna(split + "/" + told["person"].fillna(told["healthy"]))

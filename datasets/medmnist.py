@@ -166,8 +166,8 @@ class PneumoniaMNIST(MedMNIST):
         how_to_get="download pneumoniamnist.npz, or that of another size, from "
         "https://zenodo.org/records/10519652",
         caveat="no patient ids: each image is taken for a patient, though many children have "
-        "several; its validation images were drawn from its training images one by one, so that "
-        "a child may be in both, and in several clients",
+        "several and may be in several clients; whether children were kept together when a tenth "
+        "of the source's training images was set aside to validate is not published",
         overlaps=("kermany", "covid19_radiography"),
         md5={
             "pneumoniamnist.npz": "28209eda62fecd6e6a2d98b1501bb15f",
