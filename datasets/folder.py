@@ -9,7 +9,8 @@ import pandas as pd
 
 from fedmed.errors import ConfigError
 from fedmed.files import LabelFile, NamedFiles
-from fedmed.pixels.dicom import attributes
+from fedmed.headers import COLUMNS as HEADERS
+from fedmed.headers import headers
 from fedmed.table import COLUMNS, VALUES, Aspect, Card, split_by_patient
 
 OLDEST = 130  # years
@@ -43,7 +44,7 @@ class Folder(NamedFiles):
         table: str,
         columns: Mapping[str, str | None],
         findings: Mapping[str, str],
-        values: Mapping[str, Mapping[str, str | int | None]],
+        values: Mapping[str, Mapping[Any, str | int | None]],
         name: str,
         headers: bool,
         aspect: Aspect = "squash",
@@ -106,12 +107,8 @@ class Folder(NamedFiles):
 
     def _with_headers(self, table: pd.DataFrame) -> pd.DataFrame:
         """Fill the columns that the spreadsheet lacks from the headers of DICOM files."""
-        absent = [n for n in ("view", "sex", "age", "scanner") if n not in self.columns]
-        if absent:
-            read = [attributes(self.path(image)) for image in table["image"]]
-            for name in absent:
-                table[name] = [header[name] for header in read]
-        return table
+        absent = [name for name in HEADERS if name not in self.columns]
+        return table.assign(**headers(self, table["image"])[absent]) if absent else table
 
 
 def _refuse(given: Mapping[str, Any], known: Sequence[str], key: str) -> None:

@@ -80,6 +80,7 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
             f"partition: no image of client {empty['client'].iloc[0]} could be read; "
             f"see {here.path}/unreadable.csv"
         )
+    prepared.table.to_parquet(here.table)
     partition.save(assigned, here.partition)
     here.write_csv(clients, "clients.csv")
     draw_partition(clients, dataset.targets, here.picture)

@@ -47,18 +47,18 @@ class Chunk:
         first: the row of its first image.
         images: their ids.
         done: how many of them have been tried.
-        failures: those that could not be read, and why.
+        failures: the rows of those that could not be read, and why.
     """
 
     first: int
     images: list[str]
     done: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
 
     def note(self, failure: str | None) -> None:
         """Note what became of the next image."""
         if failure is not None:
-            self.failures[self.images[self.done]] = failure
+            self.failures[self.first + self.done] = failure
         self.done += 1
 
 

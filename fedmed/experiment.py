@@ -84,6 +84,7 @@ def _run(
     run_config = {
         "overrides": shlex.join(overrides),
         "store": str(data.store.path.resolve()),
+        "table": str(here.table.resolve()),
         "partition": str(here.partition.resolve()),
     }
     sizes = data.clients["train_images"].tolist()

@@ -39,6 +39,7 @@ class RunDirectory:
         self.checkpoint = path / "checkpoint" / "checkpoint.safetensors"
         self.states = path / "checkpoint" / "clients"
         self.ledger = path / "ledger.json"
+        self.table = path / "table.parquet"
         self.partition = path / "partition.csv"
         self.picture = path / "partition.png"
 

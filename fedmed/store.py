@@ -1,7 +1,8 @@
 """The store: every image decoded once to uint8, memory-mapped, shared by all runs and workers.
 
-A store is a folder named by the hash of its table, pixel recipe and size. It is built beside its
-final place and renamed when whole; a build that was cut off goes on where it stopped.
+A store is a folder named by the hash of its images, pixel recipe and size, so that tables which
+differ in labels or splits share it. It is built beside its final place and renamed when whole; a
+build that was cut off goes on where it stopped. It holds pixels and nothing else: no name, no id.
 """
 
 import fcntl
@@ -34,7 +35,7 @@ class Store:
         path: its folder.
         table: the rows whose image could be read; its index is their place among the pixels.
         unreadable: ``image`` and ``reason`` of the rows left out.
-        sha256: the hash of table, recipe and pixels.
+        sha256: the hash of table and pixels.
     """
 
     path: Path
@@ -64,7 +65,7 @@ def prepare(
         DataError: if no image can be read, or the disk cannot take the pixels.
     """
     identity = {
-        "table": table_sha256(table),
+        "images": table["image"].tolist(),
         "dataset": dataset.recipe(table["image"].tolist()),
         "pixels": pixels.RECIPE,
         "size": dataset.size,
@@ -80,13 +81,16 @@ def prepare(
                     _build(dataset, table, path, workers, progress)
         except OSError as error:
             raise DataError(f"store: cannot write {path.parent}: {error.strerror}") from None
-    return _open(path)
+    return _open(path, table)
 
 
-def _open(path: Path) -> Store:
+def _open(path: Path, table: pd.DataFrame) -> Store:
     meta = json.loads((path / "meta.json").read_text())
-    table = pd.read_parquet(path / "table.parquet")
-    return Store(path, table, pd.read_csv(path / "unreadable.csv"), meta["sha256"])
+    reasons = {int(row): reason for row, reason in meta["unreadable"].items()}
+    unreadable = table.loc[list(reasons), ["image"]].assign(reason=list(reasons.values()))
+    readable = table.drop(index=list(reasons))
+    digest = hashlib.sha256(f"{table_sha256(readable)}{meta['pixels_sha256']}".encode())
+    return Store(path, readable, unreadable, digest.hexdigest())
 
 
 def _build(
@@ -111,8 +115,10 @@ def _build(
         done += len(chunk.images)
         progress(done, len(images))
     marks = [json.loads(_mark(partial, chunk).read_text()) for chunk in chunks]
-    _seal(table, partial, {image: reason for mark in marks for image, reason in mark.items()})
+    _seal(partial, {row: reason for mark in marks for row, reason in mark.items()})
     partial.rename(path)
+    for chunk in chunks:
+        _mark(path, chunk).unlink(missing_ok=True)
 
 
 def _mark(partial: Path, chunk: Chunk) -> Path:
@@ -120,21 +126,17 @@ def _mark(partial: Path, chunk: Chunk) -> Path:
     return partial / f"{chunk.first}.json"
 
 
-def _seal(table: pd.DataFrame, partial: Path, failures: dict[str, str]) -> None:
-    """List what could not be read, and write the table and the hash of the rest."""
-    readable = ~table["image"].isin(failures).to_numpy()
-    if not readable.any():
-        raise DataError(f"no image could be read; the first: {next(iter(failures.items()))}")
-    table = table[readable]
-    table.to_parquet(partial / "table.parquet")
-    rows = [{"image": image, "reason": reason} for image, reason in failures.items()]
-    pd.DataFrame(rows, columns=["image", "reason"]).to_csv(partial / "unreadable.csv", index=False)
+def _seal(partial: Path, unreadable: dict[str, str]) -> None:
+    """Keep the reason of each row that could not be read, and the hash of all pixels."""
     decoded = pixels_of(partial)
-    digest = hashlib.sha256(table_sha256(table).encode())
+    if len(unreadable) == len(decoded):
+        raise DataError(f"no image could be read; the first: {next(iter(unreadable.values()))}")
+    digest = hashlib.sha256()
     step = max(1, HASHED // decoded[0].nbytes)
-    for start in range(0, len(table), step):
-        digest.update(decoded[table.index[start : start + step]].tobytes())
-    (partial / "meta.json").write_text(json.dumps({"sha256": digest.hexdigest()}))
+    for start in range(0, len(decoded), step):
+        digest.update(decoded[start : start + step].tobytes())
+    meta = {"pixels_sha256": digest.hexdigest(), "unreadable": unreadable}
+    (partial / "meta.json").write_text(json.dumps(meta))
 
 
 @contextmanager

@@ -60,9 +60,9 @@ class Workplace:
 
 
 @lru_cache(maxsize=1)
-def _open(overrides: str, store_path: str, partition_path: str) -> Workplace:
+def _open(overrides: str, store_path: str, table_path: str, partition_path: str) -> Workplace:
     config = cfg.compose(split(overrides))
-    table = pd.read_parquet(Path(store_path) / "table.parquet")
+    table = pd.read_parquet(table_path)
     index = table[["patient"]].join(
         partition.read(Path(partition_path)).set_index("patient"), "patient"
     )
@@ -81,7 +81,7 @@ def _open(overrides: str, store_path: str, partition_path: str) -> Workplace:
 
 def workplace(run_config: Mapping[str, object]) -> Workplace:
     """Return this process's workplace for a Flower run config."""
-    keys = ("overrides", "store", "partition")
+    keys = ("overrides", "store", "table", "partition")
     return _open(*(str(run_config[key]) for key in keys))
 
 

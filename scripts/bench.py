@@ -78,6 +78,7 @@ def bare_rounds(overrides: Sequence[str], folder: Path, rounds: int) -> float:
     run_config = {
         "overrides": shlex.join(overrides),
         "store": str(prepared.path),
+        "table": str(folder / "table.parquet"),
         "partition": str(folder / "partition.csv"),
     }
     context = processes.context()
