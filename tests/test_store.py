@@ -1,13 +1,18 @@
 """The store: decoded once, whole or not there, and never mistaken for another."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from fedmed import decoding
 from fedmed.datasets.phantom import Phantom
 from fedmed.errors import DataError
 from fedmed.store import Store, pixels_of, prepare
@@ -83,3 +88,54 @@ def test_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="store: cannot write"):
         build(tmp_path / "file" / "store")
+
+
+class Hostile(Phantom):
+    """A phantom of which some images do to the process that reads them what a decoder may do."""
+
+    def read(self, image: str) -> NDArray[np.uint8]:
+        row = int(self.table().query("image == @image").index[0])
+        if row in (3, 4, 70):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if row == 10:
+            threading.Event().wait()
+        if row == 11:
+            np.empty(2 * decoding.MEMORY, np.uint8)
+        if row == 12:
+            time.sleep(1.5)  # slow, but in time
+        return super().read(image)
+
+
+def test_a_decoder_that_dies_hangs_or_eats_costs_its_image_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "SECONDS", 3.0)
+    data = Hostile(["Effusion"], 32, patients=60)
+    table = data.table()
+    store = prepare(data, table, tmp_path, 2, lambda done, total: None)
+    images = table["image"]
+    assert store.unreadable.set_index("image")["reason"].to_dict() == {
+        images[3]: "the decoder crashed",
+        images[4]: "the decoder crashed",
+        images[70]: "the decoder crashed",
+        images[10]: "decoding took more than 3 s",
+        images[11]: "needs more than 4 GiB of memory",
+    }
+    assert len(store.table) == len(table) - 5
+    pixels = pixels_of(store.path)
+    for row in (0, 5, 12, 69, 71):
+        np.testing.assert_array_equal(pixels[row], data.read(images[row]))
+
+
+class Broken(Phantom):
+    """A dataset with a bug."""
+
+    def read(self, image: str) -> NDArray[np.uint8]:
+        raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_is_not_taken_for_a_broken_image(workers: int, tmp_path: Path) -> None:
+    data = Broken(["Effusion"], 32, patients=5)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        prepare(data, data.table(), tmp_path, workers, lambda done, total: None)

@@ -32,6 +32,9 @@ from pydicom.uid import (
 from fedmed.errors import UnreadableImage
 from fedmed.pixels import window
 
+logging.getLogger("pydicom").propagate = False  # its lines would quote the header too
+logging.getLogger("pydicom").addHandler(logging.NullHandler())
+
 SUFFIXES = (".dcm", ".dicom")
 DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 HEAD = 1 << 20  # bytes that hold a header's attributes, which come long before its pixels
@@ -96,19 +99,18 @@ def attributes(path: Path) -> dict[str, object]:
 
 @contextmanager
 def _discreet(reason: str) -> Iterator[None]:
-    """Turn whatever pydicom and its decoders raise into ``reason``, and let none of them speak."""
-    logger = logging.getLogger("pydicom")
-    before, logger.disabled = logger.disabled, True
+    """Turn whatever pydicom and its decoders raise into ``reason``, and warn of nothing."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except (UnreadableImage, MemoryError, FileNotFoundError):
         raise
-    except Exception:
+    except BaseException as error:
+        # A decoder in Rust panics with what is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise UnreadableImage(reason) from None
-    finally:
-        logger.disabled = before
 
 
 def _parsed(content: bytes, last: int | None = None) -> Dataset:

@@ -1,0 +1,400 @@
+"""Pixels: what independent decoders show, from every encoding, and one line where there is none.
+
+The oracles are dcmtk (Debian's package) and, for JPEG 2000, gdcm.
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom.data
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import Dataset, dcmread, uid
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.pixels.decoders.base import get_decoder
+
+from fedmed import pixels
+from fedmed.datasets.phantom import Phantom
+from fedmed.errors import UnreadableImage
+from fedmed.pixels.dicom import attributes
+
+SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
+JPEG_LS = {uid.JPEGLSLossless, uid.JPEGLSNearLossless}
+JPEG_2000 = {uid.JPEG2000, uid.JPEG2000Lossless}
+SECRET = "Doe^Jane"
+
+needs_dcmtk = pytest.mark.skipif(
+    not shutil.which("dcmj2pnm"), reason="the oracle is absent: apt-get install dcmtk"
+)
+needs_gdcm = pytest.mark.skipif(
+    not importlib.util.find_spec("gdcm"), reason="the oracle is absent: pip install python-gdcm"
+)
+
+
+def phantom(bits: int = 12, signed: bool = False) -> NDArray[Any]:
+    """Draw stored values of so many bits."""
+    data = Phantom(["Effusion"], 96, patients=4)
+    drawn = data.read(data.table()["image"][0])[:80].astype(np.int64)
+    drawn = drawn * (2**bits - 1) // 255 - (2 ** (bits - 1) if signed else 0)
+    return drawn.astype(f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}")
+
+
+def scan(path: Path, stored: NDArray[Any], bits: int = 12, **header: Any) -> Path:
+    """Write stored values as explicit little endian DICOM."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
+    data.PatientName, data.SamplesPerPixel = SECRET, 1
+    data.PhotometricInterpretation = "MONOCHROME2"
+    data.Rows, data.Columns = stored.shape
+    data.BitsAllocated, data.BitsStored, data.HighBit = stored.itemsize * 8, bits, bits - 1
+    data.PixelRepresentation = int(stored.dtype.kind == "i")
+    data.PixelData = stored.tobytes()
+    for name, value in header.items():
+        setattr(data, name, value)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def lut(entries: NDArray[Any], first: int, bits: int) -> list[Dataset]:
+    item = Dataset()
+    item.LUTDescriptor = [len(entries), first, bits]
+    item.LUTData = entries.tobytes()
+    return [item]
+
+
+def plain(path: Path) -> Path:
+    """Return an uncompressed copy of a DICOM file, decoded by the oracle of its syntax."""
+    data, target = dcmread(path), path.with_suffix(".plain")
+    syntax = data.file_meta.TransferSyntaxUID
+    if syntax in JPEG_2000:
+        data.PixelData = get_decoder(syntax).as_array(data, decoding_plugin="gdcm")[0].tobytes()
+        data["PixelData"].is_undefined_length = False
+        data.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        data.save_as(target)
+        return target
+    tool = "dcmdjpls" if syntax in JPEG_LS else "dcmdjpeg" if "JPEG" in syntax.name else "dcmconv"
+    subprocess.run([tool, str(path), str(target)], check=True, capture_output=True)
+    return target
+
+
+def oracle(path: Path, *options: str) -> NDArray[np.int64]:
+    """Show a DICOM file by dcmtk."""
+    if not options:
+        options = ("+Wl", "1") if "VOILUTSequence" in dcmread(path) else ("+Wi", "1")
+    source = path if dcmread(path).file_meta.TransferSyntaxUID == uid.RLELossless else plain(path)
+    image = path.with_suffix(".pgm")
+    command = ["dcm2pnm", "-O", *options, str(source), str(image)]
+    subprocess.run(command, check=True, capture_output=True)
+    return np.asarray(Image.open(image)).astype(np.int64)
+
+
+def agree(ours: NDArray[np.uint8], theirs: NDArray[np.int64], within: int = 1) -> None:
+    assert ours.dtype == np.uint8
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= within
+    assert np.ptp(ours) > 100, "there is something to see"
+
+
+def percentile_window(stored: NDArray[Any]) -> tuple[str, str, str]:
+    """Return the options that have dcmtk show what lies between the recipe's percentiles."""
+    low, high = np.percentile(
+        stored.astype(float), pixels.RECIPE["percentiles"], method="inverted_cdf"
+    )
+    return "+Ww", str((low + high + 1) / 2), str(high - low + 1)
+
+
+WINDOW = {"WindowCenter": 2000, "WindowWidth": 2500}
+CURVE = (np.linspace(0, 1, 4096) ** 2 * 1023).astype(np.uint16)
+SHOWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "linear": ({}, WINDOW),
+    "first of several": ({}, {"WindowCenter": [1000, 3000], "WindowWidth": [900, 50]}),
+    "width 1": ({}, {"WindowCenter": 2000, "WindowWidth": 1}),
+    "sigmoid": ({}, WINDOW | {"VOILUTFunction": "SIGMOID"}),
+    "inverted": ({}, WINDOW | {"PhotometricInterpretation": "MONOCHROME1"}),
+    "rescale": ({}, {"RescaleSlope": 0.5, "RescaleIntercept": -700, "WindowCenter": 100}
+                | {"WindowWidth": 800.5}),
+    "signed": ({"signed": True}, {"WindowCenter": -100, "WindowWidth": 3000}),
+    "16 bits": ({"bits": 16}, {"WindowCenter": 30000, "WindowWidth": 50000}),
+    "8 bits": ({"bits": 8}, {"WindowCenter": 100, "WindowWidth": 150}),
+    "VOI LUT": ({}, {"VOILUTSequence": lut(CURVE, 0, 10)}),
+    "VOI LUT from 1500": ({}, {"VOILUTSequence": lut(CURVE[::4], 1500, 10)}),
+    "modality LUT": ({}, {"ModalityLUTSequence": lut(CURVE, 0, 10), "WindowCenter": 500}
+                     | {"WindowWidth": 900}),
+}  # fmt: skip
+
+
+@needs_dcmtk
+@pytest.mark.parametrize("case", SHOWN)
+def test_shown_as_dcmtk_shows_it(case: str, tmp_path: Path) -> None:
+    stored, header = SHOWN[case]
+    for sequence in header.get("ModalityLUTSequence", []):
+        sequence.ModalityLUTType = "US"
+    path = scan(tmp_path / "a.dcm", phantom(**stored), stored.get("bits", 12), **header)
+    options = ("+Wfs", "+Wi", "1") if "VOILUTFunction" in header else ()
+    agree(pixels.read(path), oracle(path, *options))
+
+
+def test_linear_exact_is_what_the_standard_says(tmp_path: Path) -> None:
+    stored = phantom()
+    path = scan(tmp_path / "a.dcm", stored, **WINDOW, VOILUTFunction="LINEAR_EXACT")
+    wanted = np.clip((stored - 2000.0) / 2500 + 0.5, 0, 1) * 255  # PS3.3 C.11.2.1.3.2
+    agree(pixels.read(path), np.rint(wanted).astype(np.int64), 0)
+
+
+@needs_dcmtk
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_percentiles_are_the_window_where_none_is_given(bits: int, tmp_path: Path) -> None:
+    stored = phantom(bits)
+    stored[0, :3], stored[-1, :3] = 0, 2**bits - 1  # a few dead pixels
+    path = scan(tmp_path / "a.dcm", stored, bits)
+    agree(pixels.read(path), oracle(path, *percentile_window(stored)))
+    if bits == 16:
+        Image.fromarray(stored).save(tmp_path / "a.png")
+        np.testing.assert_array_equal(pixels.read(tmp_path / "a.png"), pixels.read(path))
+
+
+def test_padding_is_black_and_moves_no_percentile(tmp_path: Path) -> None:
+    stored = np.minimum(phantom(), 4094)
+    padded = np.pad(stored, 30, constant_values=4095)
+    inverse = {"PhotometricInterpretation": "MONOCHROME1"}
+    alone = pixels.read(scan(tmp_path / "a.dcm", stored, **inverse))
+    shown = pixels.read(scan(tmp_path / "b.dcm", padded, **inverse, PixelPaddingValue=4095))
+    np.testing.assert_array_equal(shown, np.pad(alone, 30))
+
+
+def compressed(syntax: uid.UID) -> Callable[[Path, Path], None]:
+    def encode(source: Path, target: Path) -> None:
+        data = dcmread(source)
+        data.compress(syntax, generate_instance_uid=False)
+        data.save_as(target)
+
+    return encode
+
+
+def by(*command: str) -> Callable[[Path, Path], None]:
+    return lambda source, target: (
+        subprocess.run([*command, str(source), str(target)], check=True, capture_output=True)
+        and None
+    )
+
+
+ENCODINGS: dict[str, tuple[int, Callable[[Path, Path], None]]] = {
+    "implicit": (12, by("dcmconv", "+ti")),
+    "big endian": (12, by("dcmconv", "+tb")),
+    "RLE": (12, compressed(uid.RLELossless)),
+    "JPEG 2000": (12, compressed(uid.JPEG2000Lossless)),
+    "JPEG-LS": (12, compressed(uid.JPEGLSLossless)),
+    "JPEG-LS near lossless": (12, by("dcmcjpls", "+en")),
+    "JPEG lossless": (16, by("dcmcjpeg", "+e1")),
+    "JPEG lossless, any predictor": (12, by("dcmcjpeg", "+el", "+sv", "4")),
+    "JPEG baseline": (8, by("dcmcjpeg", "+eb")),
+    "JPEG extended": (12, by("dcmcjpeg", "+ee")),
+}
+
+
+@needs_dcmtk
+@needs_gdcm
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_transfer_syntax(encoding: str, tmp_path: Path) -> None:
+    bits, encode = ENCODINGS[encoding]
+    window = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
+    source = scan(tmp_path / "source.dcm", phantom(bits), bits, **window)
+    encode(source, tmp_path / "a.dcm")
+    shown = pixels.read(tmp_path / "a.dcm")
+    agree(shown, oracle(tmp_path / "a.dcm"), 2 if "extended" in encoding else 1)
+    if encoding in ("JPEG baseline", "JPEG extended", "JPEG-LS near lossless"):
+        agree(shown, pixels.read(source).astype(np.int64), 12)
+    else:
+        np.testing.assert_array_equal(shown, pixels.read(source))
+
+
+def readable(path: Path) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            pixels.read(path)
+        except UnreadableImage as error:
+            reason = str(error)
+            assert reason
+            assert len(reason.splitlines()) == 1
+            return False
+    return True
+
+
+@needs_dcmtk
+@needs_gdcm
+def test_pydicoms_own_files(tmp_path: Path) -> None:
+    read = {path.name for path in SHIPPED.rglob("*.dcm") if readable(path)}
+    assert read >= {
+        "693_J2KI.dcm", "CT_small.dcm", "JPEG2000.dcm", "JPEGLSNearLossless_08.dcm",
+        "JPEGLSNearLossless_16.dcm", "JPGExtended.dcm", "J2K_pixelrep_mismatch.dcm",
+        "MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm",
+        "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_padded.dcm",
+        "examples_overlay.dcm",
+    }  # fmt: skip
+    for name in sorted(read):
+        path = Path(shutil.copy(SHIPPED / name, tmp_path))
+        data = dcmread(path)
+        source = path if data.file_meta.TransferSyntaxUID == uid.RLELossless else plain(path)
+        values = dcmread(source).pixel_array * float(data.get("RescaleSlope") or 1)
+        values += float(data.get("RescaleIntercept") or 0)
+        options = () if "WindowWidth" in data else percentile_window(values)
+        # Two JPEG decoders may differ by one stored value, which this narrow window spreads.
+        agree(pixels.read(path), oracle(path, *options), 3 if name == "JPGExtended.dcm" else 1)
+
+
+@needs_dcmtk
+def test_one_real_radiograph_in_three_encodings(tmp_path: Path) -> None:
+    store = pytest.importorskip("data_store", reason="pip install pydicom-data")
+    folder = Path(next(iter(store.__path__))) / "data"
+    plain, lossless, lossy = (
+        pixels.read(folder / f"RG1_{kind}.dcm") for kind in ("UNCR", "J2KR", "J2KI")
+    )
+    np.testing.assert_array_equal(lossless, plain)
+    agree(plain, oracle(Path(shutil.copy(folder / "RG1_UNCR.dcm", tmp_path))))
+    agree(lossy, plain.astype(np.int64), 16)
+    assert np.abs(lossy.astype(int) - plain).mean() < 1
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "colour": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour"),
+    "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour palette"),
+    "frames": ({"NumberOfFrames": 2}, "several frames"),
+    "no pixels": ({"PixelData": b""}, "no pixel data"),
+    "too few pixels": ({"PixelData": bytes(100)}, "pixel data is damaged"),
+    "huge": ({"Rows": 60000, "Columns": 60000}, "claims 60,000×60,000 pixels"),
+    "empty": ({"Rows": 0}, "has no pixels"),
+    "32 bits": ({"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}, "neither 8 nor 16"),
+    "stored bits": ({"BitsStored": 20, "HighBit": 19}, "pixel data is damaged"),
+    "function": (WINDOW | {"VOILUTFunction": "ODD"}, "unknown VOI LUT function"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_the_reason(case: str, tmp_path: Path) -> None:
+    header, reason = REFUSED[case]
+    with pytest.raises(UnreadableImage, match=reason) as error:
+        pixels.read(scan(tmp_path / "a.dcm", phantom(), **header))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_streams_that_lie_about_their_size_are_not_decoded(tmp_path: Path) -> None:
+    scan(tmp_path / "a.dcm", phantom())
+    for syntax, at in ((uid.JPEG2000Lossless, b"\xff\x51"), (uid.JPEGLSLossless, b"\xff\xf7")):
+        data = dcmread(tmp_path / "a.dcm")
+        data.compress(syntax, generate_instance_uid=False)
+        size = data.PixelData.index(at) + (8 if syntax == uid.JPEG2000Lossless else 5)
+        data.PixelData = data.PixelData[:size] + b"\xea\x60" + data.PixelData[size + 2 :]
+        data.save_as(tmp_path / "b.dcm")
+        with pytest.raises(UnreadableImage, match="another size"):
+            pixels.read(tmp_path / "b.dcm")
+
+
+def test_deflated_files_are_not_inflated() -> None:
+    with pytest.raises(UnreadableImage, match="deflated"):
+        pixels.read(SHIPPED / "image_dfl.dcm")
+
+
+def test_nothing_of_a_header_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = scan(tmp_path / "a.dcm", phantom(), PatientAge="045Y", NumberOfFrames="1")
+    broken = path.read_bytes().replace(b"045Y", b"Jane").replace(b"IS\x02\x001 ", b"IS\x02\x00Ja")
+    path.write_bytes(broken)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(UnreadableImage, match="header is damaged") as error:
+            pixels.read(path)
+        assert attributes(path)["age"] is None
+    assert not warned
+    told = str(error.value) + capfd.readouterr().err + capfd.readouterr().out + caplog.text
+    assert "Ja" not in told
+
+
+def test_attributes_are_normalised(tmp_path: Path) -> None:
+    def read(**header: str) -> dict[str, object]:
+        return attributes(scan(tmp_path / "a.dcm", phantom(), **header))
+
+    maker = {"Manufacturer": " Kestrel Imaging "}
+    assert read(PatientSex="F", PatientAge="045Y", ViewPosition="PA", **maker) == {
+        "sex": "F", "age": 45.0, "view": "PA", "scanner": "Kestrel Imaging",
+    }  # fmt: skip
+    assert read(PatientSex="O", PatientAge="006M", ViewPosition="LL") == {
+        "sex": None, "age": 0.5, "view": "LATERAL", "scanner": None,
+    }  # fmt: skip
+    nothing = dict.fromkeys(("sex", "age", "view", "scanner"))
+    assert read() == nothing
+    (tmp_path / "b.dcm").write_bytes(b"no DICOM at all")
+    assert attributes(tmp_path / "b.dcm") == attributes(tmp_path / "absent.dcm") == nothing
+
+
+GREY = (phantom(8) // 16 * 17).astype(np.uint8)  # 16 levels, which 4 bits and a palette can hold
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P"])
+def test_png_channels(mode: str, tmp_path: Path) -> None:
+    Image.fromarray(GREY).convert(mode).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels.read(tmp_path / "a.png"), GREY)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_channels(mode: str, tmp_path: Path) -> None:
+    grey = Image.fromarray(GREY)
+    image = grey if mode == "L" else grey.convert("RGB").convert(mode)
+    image.save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(pixels.read(tmp_path / "a.jpg") - GREY.astype(int)).max() <= 4
+
+
+def test_png_of_one_bit_and_of_constant_16(tmp_path: Path) -> None:
+    Image.fromarray(GREY > 99).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels.read(tmp_path / "a.png"), (GREY > 99) * np.uint8(255))
+    Image.fromarray(np.full((9, 9), 300, np.uint16)).save(tmp_path / "b.png")
+    assert not pixels.read(tmp_path / "b.png").any()
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(pixels.read(tmp_path / "a.png"), np.rot90(GREY, -1))
+
+
+def test_rasters_are_refused_with_the_reason(tmp_path: Path) -> None:
+    png = tmp_path / "a.png"
+    Image.fromarray(GREY).save(png)
+    header = png.read_bytes()
+    side = (60000).to_bytes(4)
+    ihdr = b"IHDR" + side + side + header[24:29]
+    png.write_bytes(header[:12] + ihdr + zlib.crc32(ihdr).to_bytes(4) + header[33:])
+    with pytest.raises(UnreadableImage, match="3600000000 pixels"):
+        pixels.read(png)
+    Image.fromarray(GREY).save(tmp_path / "a.gif")
+    with pytest.raises(UnreadableImage, match="cannot identify it"):
+        pixels.read(tmp_path / "a.gif")
+    with pytest.raises(UnreadableImage, match="absent"):
+        pixels.read(tmp_path / "absent.png")
+
+
+def test_aspect_is_kept_or_squashed() -> None:
+    bright = np.full((40, 80), 255, np.uint8)
+    assert (pixels.fit(bright, 20, "squash") == 255).all()
+    kept = pixels.fit(bright, 20, "keep")
+    assert (kept[5:15] == 255).all()
+    assert not kept[:5].any()
+    assert not kept[15:].any()
+    checks = (np.indices((512, 512)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    assert np.abs(pixels.fit(checks, 32, "squash").astype(int)[1:-1, 1:-1] - 127).max() <= 2
+    with pytest.raises(UnreadableImage, match="too narrow"):
+        pixels.fit(np.zeros((1, 60000), np.uint8), 32, "keep")
