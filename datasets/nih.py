@@ -153,7 +153,8 @@ class NIH(NamedFiles):
             path = self.lists / name
             if not path.is_file():
                 raise DataError(f"dataset.lists: {name} is missing in {self.lists}")
-            names = {Path(line.split()[0]).name for line in path.open() if line.strip()}
+            lines = path.read_text(errors="replace").splitlines()
+            names = {Path(line.split()[0]).name for line in lines if line.strip()}
             if twice := names & split_of.keys():
                 raise DataError(
                     f"{path}: {len(twice)} of its images, such as {min(twice)}, are listed for "

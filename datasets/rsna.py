@@ -60,7 +60,8 @@ class RSNA(NamedFiles):
         labels.refuse(target.isna(), "Target", "0 or 1")
         pneumonia = target.groupby(labels.text("patientId"), sort=False).max()
         names = pneumonia.index.to_series()
-        headers = LabelFile.read(Path(package_tables) / HEADERS, ["PatientID", "PatientAge"])
+        columns = ["PatientID", "ViewPosition", "PatientSex", "PatientAge"]
+        headers = LabelFile.read(Path(package_tables) / HEADERS, columns, usecols=columns)
         known = headers.cells.set_index("PatientID").reindex(names)
         age = pd.to_numeric(known["PatientAge"])
         patients = self._patients(names)

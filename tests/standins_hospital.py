@@ -20,7 +20,7 @@ from fedmed.chexpert_labels import LABELS
 from fedmed.datasets import rsna, vindr_cxr
 
 SHIPPED = Path(xrv.datasets.datapath)
-ROWS = 40
+ROWS = 30
 RNG = np.random.default_rng
 
 
@@ -210,6 +210,7 @@ def write_dicom(path: Path, **header: Any) -> None:
     file.Rows, file.Columns, file.PixelRepresentation = 48, 40, 0
     file.BitsAllocated, file.BitsStored, file.HighBit = 16, 12, 11
     file.PixelData = RNG(len(path.name)).integers(0, 4096, (48, 40), dtype=np.uint16).tobytes()
-    for keyword, value in header.items():
-        setattr(file, keyword, value)
+    with pydicom.config.disable_value_validation():  # SIIM's ages lack their unit
+        for keyword, value in header.items():
+            setattr(file, keyword, value)
     file.save_as(path, enforce_file_format=True)
