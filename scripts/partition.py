@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-TOP = 3  # findings shown of each client
+    from fedmed.config import Config
+
+TOP = 2  # findings shown of each client
 SHOWN = 30  # clients printed
 
 
@@ -33,17 +35,18 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="those of python -m fedmed.run")
     arguments = parser.parse_intermixed_args()
     os.environ.setdefault("TQDM_DISABLE", "1")
+    from fedmed.config import compose
     from fedmed.errors import FedmedError
 
     try:
-        show(arguments.overrides, arguments.out)
+        show(compose(arguments.overrides), arguments.out)
     except FedmedError as error:
         print(f"fedmed: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def show(overrides: list[str], out: Path | None) -> None:
-    """Print the partition that the overrides ask for, and write it into a folder.
+def show(config: "Config", out: Path | None) -> None:
+    """Print the partition that a configuration asks for, and write it into a folder.
 
     Raises:
         FedmedError: as a run would.
@@ -51,12 +54,10 @@ def show(overrides: list[str], out: Path | None) -> None:
     from rich.console import Console
 
     from fedmed import partition
-    from fedmed.config import compose
     from fedmed.figures import draw_partition
     from fedmed.table import Dataset, validate
 
     console = Console(highlight=False)
-    config = compose(overrides)
     dataset: Dataset = config.dataset.build()
     for caveat in dataset.caveats():
         console.print(f"[yellow]{caveat}")
@@ -73,13 +74,13 @@ def show(overrides: list[str], out: Path | None) -> None:
     console.print(_table(clients, dataset.targets))
     measured = partition.measure(clients)
     js, patients = measured["js_divergence"], measured["patients"]
-    console.print(
-        f"JS divergence to the pool {js['mean']:.4f} bits on average, {js['max']:.4f} at most · "
-        f"size Gini {measured['size_gini']:.3f} · "
-        f"{patients['min']:,} to {patients['max']:,} patients a client"
-    )
     test = int((assigned["role"] == "test").sum())
-    console.print(f"{test:,} test patients are in no client")
+    console.print(
+        f"JS divergence to the pool: {js['mean']:.4f} bits on average, {js['max']:.4f} at most\n"
+        f"patients: {patients['min']:,} to {patients['max']:,} a client, "
+        f"Gini {measured['size_gini']:.3f}; {test:,} to test, in no client",
+        soft_wrap=True,
+    )
     console.print(f"in {folder}; to use it again:", soft_wrap=True)
     again = f"partition=saved partition.file={folder / 'partition.csv'} partition.sha256={sha256}"
     console.print(again, style="cyan", soft_wrap=True, markup=False)

@@ -1,5 +1,6 @@
 """Every committed experiment and every choice of every group composes and runs."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,24 @@ import pytest
 import torch
 from conftest import TINY, metrics
 from safetensors.numpy import load_file
+from standins_hospital import STANDINS as HOSPITAL
+from standins_small import STANDINS as SMALL
 
 from fedmed import models
 from fedmed.config import CONF, compose
 
+STANDINS = {**HOSPITAL, **SMALL}
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 PARTITIONS = sorted(path.stem for path in (CONF / "partition").glob("*.yaml"))
 CLIENTS = sorted(path.stem for path in (CONF / "client").glob("*.yaml"))
 DRY = ("dataset.size=32", "rounds=1", "runner.workers=0", "tracking.mode=disabled")
+
+
+def standin(name: str, folder: Path) -> Path:
+    """Make a small tree in the genuine layout of a dataset; return its root."""
+    (folder / name).mkdir()
+    return STANDINS[name](folder / name)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -29,6 +39,9 @@ def test_experiment_runs(
     small = ["dataset.patients=60"]
     if "dataset.root" in opening:
         small = [f"dataset.root={nih_standin}", "partition.clients=3"]
+    elif sets := re.findall(r"dataset\.sets\.(\w+)\.root", opening):
+        roots = {s: nih_standin if s == "nih" else standin(s, tmp_path) for s in sets}
+        small = [f"dataset.sets.{s}.root={root}" for s, root in roots.items()]
     summary = launch(f"+experiment={name}", *DRY, *small)
     assert summary["name"] == name
     assert summary["rounds_done"] == 1
@@ -36,16 +49,26 @@ def test_experiment_runs(
         assert (tmp_path / "run" / file).stat().st_size > 0
 
 
+@pytest.mark.parametrize("name", STANDINS)
+def test_dataset_is_learnt_from_as_downloaded(
+    name: str, tmp_path: Path, launch: Callable[..., dict[str, Any]]
+) -> None:
+    root = standin(name, tmp_path)
+    few = ("partition=iid", "partition.clients=2", "client.steps=2", "client.batch_size=4")
+    summary = launch(f"dataset={name}", f"dataset.root={root}", *DRY, *few)
+    assert summary["status"] == "finished"
+    assert summary["images"]["train"] > 0
+    assert summary["images"]["test"] > 0
+
+
 def test_no_experiment_is_one_too(launch: Callable[..., dict[str, Any]]) -> None:
     assert launch("dataset.patients=60", *DRY)["status"] == "finished"
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
-def test_partition_runs(
-    name: str, launch: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_partition_runs(name: str, launch: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     small = ["dataset.patients=120", *DRY]
-    if name.startswith("niid"):
+    if name in ("niid_label_dirichlet", "niid_quantity"):  # which want ten patients a client
         small += ["partition.clients=4"]
     if name == "saved":
         launch(*small, folder=tmp_path / "first")

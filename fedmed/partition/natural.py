@@ -34,4 +34,5 @@ class Natural(Rule):
         values = patients[self.by]
         if values.isna().all():
             raise ConfigError(f"partition.by: {self.by} is known of no patient; choose another")
-        return parts(NaturalIdPartitioner("value"), patients.assign(value=values.fillna(UNKNOWN)))
+        known = patients[["patient"]].assign(value=values.fillna(UNKNOWN))
+        return parts(NaturalIdPartitioner("value"), known)

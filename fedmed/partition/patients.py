@@ -39,7 +39,8 @@ def patients_of(table: pd.DataFrame, targets: Sequence[str], key: str = RAREST) 
         patients[trait] = _usual(table[trait], codes, len(names))
     age = pd.to_numeric(table["age"], errors="coerce")
     patients["age"] = age.groupby(codes).median()
-    findings = [str(column) for column in table if column not in COLUMNS]
+    numbers = table.select_dtypes(["number", "bool"])
+    findings = [str(column) for column in numbers if column not in COLUMNS]
     patients = patients.join(table[findings].groupby(codes).max())
     if key == RAREST:
         return patients.assign(key=_rarest(labels(table, targets), codes, targets))

@@ -1,5 +1,6 @@
 """What a partition is, and how a rule makes one of the patients that may be learnt from."""
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Annotated
 
@@ -88,8 +89,12 @@ class Rule(Partition):
 
 
 def parts(partitioner: Partitioner, patients: pd.DataFrame) -> list[list[str]]:
-    """Return each client's patients, as one of flwr-datasets' partitioners divides them."""
+    """Return each client's patients, as one of flwr-datasets' partitioners divides them.
+
+    Their tables pay for each column at each turn: give no more than the partitioner reads.
+    """
     partitioner.dataset = HFDataset.from_pandas(patients, preserve_index=False)
-    clients = range(partitioner.num_partitions)
-    # a slice is one column of Arrow's; without it each patient would be a row fetched alone
-    return [list(partitioner.load_partition(client)["patient"][:]) for client in clients]
+    with warnings.catch_warnings(action="ignore"):  # of what its callers refuse
+        clients = range(partitioner.num_partitions)
+        # a slice is a column of Arrow's; without it each patient would be a row fetched alone
+        return [list(partitioner.load_partition(client)["patient"][:]) for client in clients]

@@ -39,7 +39,7 @@ class IID(Rule):
 
     def divide(self, patients: pd.DataFrame) -> list[list[str]]:  # noqa: D102
         self._enough(patients, self.clients)
-        return parts(IidPartitioner(self.clients), patients)
+        return parts(IidPartitioner(self.clients), patients[["patient"]])
 
 
 class Dirichlet(Rule):
@@ -83,7 +83,7 @@ class Dirichlet(Rule):
                 self_balancing=self.balanced,
                 seed=seed_of(self.seed, "dirichlet", attempt) % 2**32,
             )
-            divided = parts(partitioner, patients)
+            divided = parts(partitioner, patients[["patient", "key"]])
             if min(map(len, divided)) >= self.min_patients:
                 return divided
         raise ConfigError(_hopeless(self.min_patients))
@@ -132,7 +132,7 @@ class Pathological(Rule):
             seed=seed_of(self.seed, "pathological") % 2**32,
         )
         try:
-            divided = parts(partitioner, patients)
+            divided = parts(partitioner, patients[["patient", "key"]])
         except ValueError:  # more clients hold a key than it has patients
             raise ConfigError(
                 f"partition.clients: {self.clients} clients of {self.keys} keys are too many: "
@@ -177,7 +177,7 @@ class Quantity(Rule):
             cuts = np.cumsum(rng.dirichlet(np.full(self.clients, self.alpha))) * len(patients)
             sizes = np.diff(np.round(cuts[:-1]), prepend=0, append=len(patients)).astype(int)
             if sizes.min() >= self.min_patients:
-                return parts(SizePartitioner(sizes.tolist()), patients)
+                return parts(SizePartitioner(sizes.tolist()), patients[["patient"]])
         raise ConfigError(_hopeless(self.min_patients))
 
 
