@@ -45,7 +45,6 @@ class TBX11K(ImageFiles):
         how_to_get="download and unpack TBX11K.zip by the link on the home page",
         caveat="no patient ids: each image is taken for a patient; 8,400 of the 11,200 images have "
         "public labels, and the publishers' val is the test",
-        overlaps=("shenzhen", "montgomery"),
     )
 
     def table(self) -> pd.DataFrame:

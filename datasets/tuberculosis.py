@@ -90,7 +90,6 @@ class Shenzhen(NLMTuberculosis):
         homepage=HOME,
         how_to_get="download and unpack ChinaSet_AllFiles.zip from "
         "https://openi.nlm.nih.gov/imgs/collections/ChinaSet_AllFiles.zip",
-        overlaps=("tbx11k",),
     )
 
 
@@ -112,5 +111,4 @@ class Montgomery(NLMTuberculosis):
         homepage=HOME,
         how_to_get="download and unpack NLM-MontgomeryCXRSet.zip from "
         "https://openi.nlm.nih.gov/imgs/collections/NLM-MontgomeryCXRSet.zip",
-        overlaps=("tbx11k",),
     )

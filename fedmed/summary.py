@@ -10,6 +10,7 @@ from fedmed.checkpoint import Checkpoint, Row
 from fedmed.config import Config
 from fedmed.data import Data
 from fedmed.metrics import macro
+from fedmed.partition import measure
 from fedmed.privacy import Ledger
 from fedmed.rundir import versions
 from fedmed.runner.local import workers
@@ -78,6 +79,7 @@ def summarise(
         "patients": {role: int(n) for role, n in data.assigned["role"].value_counts().items()},
         "images": {split: int(n) for split, n in data.store.table["split"].value_counts().items()},
         "unreadable_images": len(data.store.unreadable),
+        "partition": measure(clients),
         "test": {
             "macro_auroc": macro(auroc),
             "macro_auprc": macro(auprc),
