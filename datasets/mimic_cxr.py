@@ -75,17 +75,10 @@ class MIMICCXR(CheXpertLabelled):
         ).set_axis(metadata.cells["dicom_id"])
         of_image, people = of_image.reindex(dicom), self._people().reindex(subject)
         age = of_image["year"].to_numpy() - people["born"].to_numpy()
+        folder = "files/p" + subject.str[:2] + "/p" + subject
         table = pd.DataFrame(
             {
-                "image": "files/p"
-                + subject.str[:2]
-                + "/p"
-                + subject
-                + "/s"
-                + study
-                + "/"
-                + dicom
-                + ".jpg",
+                "image": folder + "/s" + study + "/" + dicom + ".jpg",
                 "patient": "mimic_cxr:" + subject,
                 "site": "Beth Israel Deaconess Medical Center",
                 "view": of_image["view"].to_numpy(),
