@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from fedmed import partition, store
 from fedmed.config import Config
 from fedmed.console import Console
-from fedmed.errors import FedmedError
+from fedmed.errors import DataError, FedmedError
 from fedmed.figures import draw_partition
 from fedmed.metrics import Floats
 from fedmed.rundir import RunDirectory
@@ -55,6 +56,7 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     for caveat in dataset.caveats():
         console.say(f"[yellow]{caveat}")
     table = validate(dataset.table(), dataset)
+    _check_known(table, dataset)
     rule: partition.Partition = config.partition.build()
     assigned = rule.assign(table, dataset.targets)
     prepared = store.prepare(
@@ -85,3 +87,11 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     here.write_csv(clients, "clients.csv")
     draw_partition(clients, dataset.targets, here.picture)
     return Data(prepared, assigned, clients, test, labels(test, dataset.targets))
+
+
+def _check_known(table: pd.DataFrame, dataset: Dataset) -> None:
+    """Refuse a target that no image to train on has a label of."""
+    known = ~np.isnan(labels(table[table["split"] != "test"], dataset.targets))
+    for target, any_known in zip(dataset.targets, known.any(axis=0), strict=True):
+        if not any_known:
+            raise DataError(f"dataset.targets: {target} is not known of any image to train on")

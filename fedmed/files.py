@@ -95,9 +95,11 @@ class LabelFile:
         """Raise DataError with the first row that is wrong, if any is."""
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
+            cell = self.cells[column].iloc[row]
+            got = "nothing" if pd.isna(cell) else repr(cell)
             raise DataError(
-                f"{self.path}: row {row + 2}, column {column!r}: takes {takes}, got "
-                f"{self.cells[column].iloc[row]!r} ({int(wrong.sum())} such rows)"
+                f"{self.path}: row {row + 2}, column {column!r}: takes {takes}, got {got} "
+                f"({int(wrong.sum())} such rows)"
             )
 
 

@@ -37,7 +37,7 @@ logging.getLogger("pydicom").addHandler(logging.NullHandler())
 
 SUFFIXES = (".dcm", ".dicom")
 DEFLATED = DeflatedExplicitVRLittleEndian.encode()
-HEAD = 1 << 20  # bytes that hold a header's attributes, which come long before its pixels
+HEAD = 1 << 16  # bytes that hold a header's attributes, which come long before its pixels
 VIEW_POSITION = 0x00185101
 FILE_BYTES = 4 * window.LARGEST
 VIEWS = {"PA": "PA", "AP": "AP", "LL": "LATERAL", "RL": "LATERAL", "LATERAL": "LATERAL"}
