@@ -32,9 +32,6 @@ from pydicom.uid import (
 from fedmed.errors import UnreadableImage
 from fedmed.pixels import window
 
-logging.getLogger("pydicom").propagate = False  # its lines would quote the header too
-logging.getLogger("pydicom").addHandler(logging.NullHandler())
-
 SUFFIXES = (".dcm", ".dicom")
 DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 HEAD = 1 << 16  # bytes that hold a header's attributes, which come long before its pixels
@@ -99,7 +96,9 @@ def attributes(path: Path) -> dict[str, object]:
 
 @contextmanager
 def _discreet(reason: str) -> Iterator[None]:
-    """Turn whatever pydicom and its decoders raise into ``reason``, and warn of nothing."""
+    """Turn whatever pydicom and its decoders raise into ``reason``, and let none of them speak."""
+    logged = logging.root.manager.disable
+    logging.disable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -111,6 +110,8 @@ def _discreet(reason: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UnreadableImage(reason) from None
+    finally:
+        logging.disable(logged)
 
 
 def _parsed(content: bytes, last: int | None = None) -> Dataset:
