@@ -92,6 +92,6 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
 def _check_known(table: pd.DataFrame, dataset: Dataset) -> None:
     """Refuse a target that no image to train on has a label of."""
     known = ~np.isnan(labels(table[table["split"] != "test"], dataset.targets))
-    for target, any_known in zip(dataset.targets, known.any(axis=0), strict=True):
-        if not any_known:
+    for column, target in enumerate(dataset.targets):
+        if not known[:, column].any():
             raise DataError(f"dataset.targets: {target} is not known of any image to train on")

@@ -138,7 +138,8 @@ def test_nothing_that_identifies_leaves_a_dicom_run(
     assert "1 images could not be read" in told.out
     private = {run / name for name in ("partition.csv", "predictions.parquet", "unreadable.csv")}
     private |= {run / "table.parquet", run / ".hydra"}  # the rest may be shown to anybody
-    shown = {path: path.read_bytes() for path in (*run.rglob("*"), *store.rglob("*")) if path.is_file()}
+    left = [path for path in (*run.rglob("*"), *store.rglob("*")) if path.is_file()]
+    shown = {path: path.read_bytes() for path in left}
     shown = {p: c for p, c in shown.items() if p not in private and not p.name.startswith("debug")}
     shown[Path("terminal")] = (told.out + told.err).encode()
     values = {v.format(n + 1) for v in IDENTIFYING.values() for n in range(PATIENTS)}
