@@ -33,7 +33,9 @@ def train(message: Message, context: Context) -> Message:
         context.state[BUFFERS] = models.to_record(buffers)
     arrays = models.to_record(models.arrays_of(here.network, parameters_only))
     values = _metrics(config.strategy.weighting, len(examples), loss=loss, steps=steps)
-    return Message(RecordDict({"arrays": arrays, "metrics": values}), reply_to=message)
+    content = RecordDict({"arrays": arrays, "metrics": values})
+    rule.reply(message.content, content, seed)
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()
