@@ -1,0 +1,204 @@
+"""A lower bound on ε from one run (Steinke, Nasr, Jagielski 2023, arXiv 2305.08846).
+
+Each of m canary patients was in the training set or not by a fair coin. The auditor scores them,
+guesses "in" for the highest scores and "out" for the lowest, and abstains for the rest. If the run
+were (ε, δ)-DP for one patient added or removed, the number of correct guesses could not be large.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import log_ndtr, ndtr, ndtri
+from scipy.stats import beta as beta_distribution
+from scipy.stats import binom
+
+from fedmed.errors import DataError
+
+Scores = NDArray[np.floating[Any]]
+Members = NDArray[np.bool_]
+
+FEWEST = 8  # guesses of the smallest candidate rule
+LARGEST = 50.0  # ε beyond which a bound is of no interest to anyone
+
+
+class Guesses(NamedTuple):
+    """How an auditor guessed: ``correct`` of ``made``, ``ins`` of which said "in"."""
+
+    made: int
+    ins: int
+    correct: int
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What one run proves about its ε.
+
+    Attributes:
+        epsilon: the lower bound.
+        gaussian: the same by f-DP (:func:`gaussian_bound`), which is tighter and rests on more.
+        independent: the tightest (:func:`independent_bound`), which rests on the most.
+        delta: of (ε, δ).
+        confidence: of each bound by itself.
+        canaries: how many coins were tossed.
+        guesses: those that gave ``epsilon``.
+        ceiling: what ``epsilon`` would be had every guess of the largest rule been correct.
+    """
+
+    epsilon: float
+    gaussian: float
+    independent: float
+    delta: float
+    confidence: float
+    canaries: int
+    guesses: Guesses
+    ceiling: float
+
+
+def audit(scores: Scores, members: Members, delta: float, confidence: float = 0.95) -> Bound:
+    """Return the best bound of several rules of guessing that were fixed before any was tried.
+
+    The rules (:func:`rules`) share the error probability equally, so the best of them may be
+    reported (union bound).
+
+    Args:
+        scores: one a canary, higher where it seems to have been in the training set.
+        members: whether it was.
+        delta: δ of the claim.
+        confidence: 1 − β, the probability with which the bound holds.
+
+    Raises:
+        DataError: if there are too few canaries, or a score is not a number.
+    """
+    m = len(scores)
+    if m < FEWEST:
+        raise DataError(f"audit: at least {FEWEST} canaries are needed, there are {m}")
+    if np.isnan(scores).any():
+        raise DataError("audit: a canary's score is not a number; the model is broken")
+    tried = [guess(scores, members, *rule) for rule in rules(m)]
+    beta = (1 - confidence) / len(tried)
+    bounds = [epsilon_bound(m, g.made, g.correct, delta, beta) for g in tried]
+    gaussians = (gaussian_bound(m, g.made, g.correct, delta, beta) for g in tried)
+    best = int(np.argmax(bounds))
+    ceiling = epsilon_bound(m, m, m, delta, beta)
+    return Bound(
+        epsilon=bounds[best],
+        gaussian=max(gaussians),
+        independent=independent_bound(scores, members, delta, 1 - confidence),
+        delta=delta,
+        confidence=confidence,
+        canaries=m,
+        guesses=tried[best],
+        ceiling=ceiling,
+    )
+
+
+def rules(m: int) -> list[tuple[int, int]]:
+    """Return the candidates for (k+, k−): as many "in" as "out", from all m down by quarters."""
+    sizes = []
+    while m >= FEWEST:
+        sizes.append((m - m // 2, m // 2))
+        m //= 4
+    return sizes
+
+
+def guess(scores: Scores, members: Members, highest: int, lowest: int) -> Guesses:
+    """Guess "in" for the k+ highest scores and "out" for the k− lowest; the first win ties."""
+    order = np.argsort(-scores, kind="stable")
+    correct = members[order[:highest]].sum() + (~members[order[len(order) - lowest :]]).sum()
+    return Guesses(highest + lowest, highest, int(correct))
+
+
+def p_value(m: int, made: int, correct: int, epsilon: float, delta: float) -> float:
+    """Return the largest probability of so many correct guesses under (ε, δ)-DP.
+
+    Theorem 5.2: with f(v) = P[Binomial(r, e^ε / (1 + e^ε)) ≥ v] it is at most
+    f(v) + 2 m δ · max over i ≥ 1 of (f(v − i) − f(v)) / i.
+
+    Args:
+        m: canaries.
+        made: r, guesses made.
+        correct: v, those that were correct.
+        epsilon, delta: of the guarantee that is doubted.
+    """
+    chance = 1 / (1 + math.exp(-epsilon))
+    below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), made, chance))
+    steepest = np.max(below / np.arange(1, correct + 1), initial=0.0)
+    return float(min(1.0, binom.sf(correct - 1, made, chance) + 2 * m * delta * steepest))
+
+
+def epsilon_bound(m: int, made: int, correct: int, delta: float, beta: float) -> float:
+    """Return the smallest ε at which the guesses are no surprise: p ≥ β. 0 if none is.
+
+    At δ = 0 and with every guess correct it is logit(β^(1/r)), about ln(r / ln(1/β)).
+    """
+    return _smallest(lambda epsilon: p_value(m, made, correct, epsilon, delta) - beta)
+
+
+def gaussian_bound(m: int, made: int, correct: int, delta: float, beta: float) -> float:
+    """Return the same bound if the run's trade-off curve is a Gaussian mechanism's.
+
+    Mahloujifar, Melis, Chaudhuri 2024 (arXiv 2410.22235), algorithm 3: it audits a whole trade-off
+    curve, here the one of a Gaussian mechanism, N(0, 1) against N(μ, 1), and so loses far less
+    than a bound for any (ε, δ). It is exact theory for one Gaussian release without sampling, and
+    approximate for the composition of many sampled ones.
+    """
+    mu = _smallest(lambda mu: 1.0 if _gaussian_plausible(mu, m, made, correct, beta) else -1.0)
+    return gaussian_epsilon(mu, delta)
+
+
+def _gaussian_plausible(mu: float, m: int, made: int, correct: int, beta: float) -> bool:
+    """Say whether so many correct guesses are no surprise under the Gaussian trade-off curve."""
+    missed = beta * (made - correct) / m
+    hit = beta * correct / m
+    for i in range(correct - 1, -1, -1):
+        before = missed
+        missed = max(missed, float(ndtr(ndtri(min(hit, 1.0)) - mu)))
+        hit += i / (made - i) * (missed - before)
+    return hit + missed <= made / m
+
+
+def independent_bound(scores: Scores, members: Members, delta: float, beta: float) -> float:
+    """Return the bound if, besides, the canaries do not disturb each other.
+
+    Nasr et al. 2023 (arXiv 2302.07956): the rates of false "in" and false "out" of guesses split
+    at the median, each with its Clopper-Pearson limit, give the μ of a Gaussian mechanism. They
+    count runs of their own; here every canary stands for one. That is right for canaries with a
+    coordinate each, sampled and noised independently: so it is in a correct DP-SGD, and a bound
+    above the claim then proves the implementation wrong, though not by how much.
+    """
+    guessed = scores > np.median(scores)
+    false_in = _limit(int((guessed & ~members).sum()), int((~members).sum()), beta / 2)
+    false_out = _limit(int((~guessed & members).sum()), int(members.sum()), beta / 2)
+    mu = float(ndtri(1 - false_in) - ndtri(false_out))
+    return gaussian_epsilon(max(0.0, mu), delta)
+
+
+def _limit(errors: int, of: int, beta: float) -> float:
+    """Return the upper limit of a rate (Clopper and Pearson 1934)."""
+    return float(beta_distribution.ppf(1 - beta, errors + 1, of - errors)) if errors < of else 1.0
+
+
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """Return ε(δ) of N(0, 1) against N(μ, 1) (Balle and Wang 2018, theorem 8)."""
+    if mu == 0:
+        return 0.0
+
+    def excess(epsilon: float) -> float:
+        far = np.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu))
+        return delta - float(ndtr(mu / 2 - epsilon / mu) - far)
+
+    return _smallest(excess)
+
+
+def _smallest(excess: Callable[[float], float]) -> float:
+    """Return where an increasing function passes zero, at least 0 and at most ``LARGEST``."""
+    if excess(0.0) >= 0:
+        return 0.0
+    if excess(LARGEST) < 0:
+        return LARGEST
+    return float(brentq(excess, 0.0, LARGEST, xtol=1e-6))
