@@ -22,7 +22,7 @@ from fedmed.errors import DataError
 Scores = NDArray[np.floating[Any]]
 Members = NDArray[np.bool_]
 
-FEWEST = 8  # guesses of the smallest candidate rule
+FEWEST = 16  # canaries, and guesses of the smallest candidate rule
 LARGEST = 50.0  # ε beyond which a bound is of no interest to anyone
 
 
@@ -84,7 +84,7 @@ def audit(scores: Scores, members: Members, delta: float, confidence: float = 0.
     bounds = [epsilon_bound(m, g.made, g.correct, delta, beta) for g in tried]
     gaussians = (gaussian_bound(m, g.made, g.correct, delta, beta) for g in tried)
     best = int(np.argmax(bounds))
-    ceiling = epsilon_bound(m, m, m, delta, beta)
+    ceiling = epsilon_bound(m, tried[0].made, tried[0].made, delta, beta)
     return Bound(
         epsilon=bounds[best],
         gaussian=max(gaussians),
@@ -98,11 +98,16 @@ def audit(scores: Scores, members: Members, delta: float, confidence: float = 0.
 
 
 def rules(m: int) -> list[tuple[int, int]]:
-    """Return the candidates for (k+, k−): as many "in" as "out", from all m down by quarters."""
+    """Return the candidates for (k+, k−): as many "in" as "out", from nearly all down by quarters.
+
+    Nearly: two standard deviations of the number of members short of a half each, since whoever
+    guesses "in" more often than there are members cannot be right.
+    """
+    each = m // 2 - math.isqrt(m)
     sizes = []
-    while m >= FEWEST:
-        sizes.append((m - m // 2, m // 2))
-        m //= 4
+    while not sizes or 2 * each >= FEWEST:
+        sizes.append((each, each))
+        each //= 4
     return sizes
 
 
@@ -123,7 +128,8 @@ def p_value(m: int, made: int, correct: int, epsilon: float, delta: float) -> fl
         m: canaries.
         made: r, guesses made.
         correct: v, those that were correct.
-        epsilon, delta: of the guarantee that is doubted.
+        epsilon: ε of the guarantee that is doubted.
+        delta: its δ.
     """
     chance = 1 / (1 + math.exp(-epsilon))
     below = np.cumsum(binom.pmf(np.arange(correct - 1, -1, -1), made, chance))
