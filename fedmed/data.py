@@ -41,6 +41,13 @@ class Data:
             "partition_sha256": partition.sha256(self.assigned),
         }
 
+    def units(self, unit: str) -> list[int]:
+        """Return how many patients or images each client trains on."""
+        train = self.assigned[self.assigned["role"] == "train"]
+        rows = self.store.table.merge(train, on="patient").groupby("client")["patient"]
+        sizes = rows.nunique() if unit == "patient" else rows.size()
+        return [int(n) for n in sizes.sort_index()]
+
 
 def prepare(config: Config, here: RunDirectory, console: Console, workers: int) -> Data:
     """Read the table, divide the patients, decode the images; keep who has what in ``here``.

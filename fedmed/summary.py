@@ -63,7 +63,7 @@ def summarise(
         ledger: of private releases, if there were any.
         setup: seconds before the first round.
     """
-    last = [row for row in state.metrics if row[0] == config.rounds]
+    last = [row for row in state.metrics if row[0] == state.round]
     test = {metric: value for _, scope, _, metric, value in last if scope == "test"}
     targets = config.dataset.arguments["targets"]
     auroc = {t: test[f"auroc/{t}"] for t in targets if f"auroc/{t}" in test}
