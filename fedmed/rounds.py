@@ -143,7 +143,7 @@ class Federation:
     def _paid(self, round_: int, orders: list[Message]) -> list[Message]:
         """Return the orders to clients that can pay; what they release is in the ledger by then."""
         if self.ledger and isinstance(self.strategy, PrivateStrategy):
-            self.ledger.record(self.strategy.privacy_event(round_))
+            self.ledger.record(*self.strategy.privacy_events(round_))
         if not self.spending:
             return orders
         to = {self._client(order.metadata.dst_node_id): order for order in orders}

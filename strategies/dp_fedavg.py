@@ -215,10 +215,6 @@ class DPFedAvg(FedAvg):
         norm = MetricRecord({"clip-norm": self.clip_norm})
         return to_record({k: v.astype(np.float32) for k, v in new.items()}), norm
 
-    def privacy_event(self, server_round: int) -> Event:
-        """Return the first release of a round."""
-        return self.privacy_events(server_round)[0]
-
     def privacy_events(self, server_round: int) -> list[Event]:
         """Return the releases of a round, to anyone from whom its noise protects.
 
@@ -232,7 +228,7 @@ class DPFedAvg(FedAvg):
                 rate = self.nominal_cohort / self.nominal_clients
             return [Event(server_round, "client", z, rate)]
         if self.noise == "local":  # two clipped updates differ by up to 2C
-            one = Event(server_round, "client", z / 2, 1.0)
+            one = Event(server_round, "client", z / 2, 1.0, neighbouring="replace-one")
         else:
             one = Event(server_round, "client", z, 1.0)
         return [replace(one, client=client) for client in self._cohort]

@@ -29,7 +29,7 @@ class Event:
     rate: float
     sampling: Literal["poisson"] = "poisson"
     mechanism: Literal["gaussian", "laplace", "exponential"] = "gaussian"
-    neighbouring: Literal["add-or-remove-one"] = "add-or-remove-one"
+    neighbouring: Literal["add-or-remove-one", "replace-one"] = "add-or-remove-one"
     client: int | None = None
     steps: int = 1
     attempt: int = 0
@@ -37,12 +37,12 @@ class Event:
 
 @runtime_checkable
 class PrivateStrategy(Protocol):
-    """A strategy whose aggregate is a differentially private release.
+    """A strategy whose rounds are differentially private releases.
 
     It may also have ``assumptions``, a sequence of sentences for the ledger.
     """
 
     delta: float
 
-    def privacy_event(self, server_round: int) -> Event:
-        """Return the release that ``aggregate_train`` makes in a round."""
+    def privacy_events(self, server_round: int) -> list[Event]:
+        """Return the releases of a round, once ``configure_train`` has drawn its cohort."""

@@ -126,7 +126,7 @@ class Ledger:
             "delta": delta,
             "accountant": ACCOUNTANT,
             "cross_checks": {name: _number(value) for name, value in checks.items()},
-            "neighbouring": "add-or-remove-one",
+            "neighbouring": (shared + its_own)[0].neighbouring if shared + its_own else None,
             "sampling": "poisson",
             "releases": sum(event.steps for event in shared + its_own),
             "per_client": {str(k): _number(v) for k, v in per_client.items()} or None,
