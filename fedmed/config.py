@@ -78,10 +78,9 @@ class Strategy(BaseModel):
 
 
 class NoPrivacy(_Frozen):
-    """Local training as it is; a private strategy may still draw noise of its own."""
+    """Local training as it is; a strategy may be private all the same."""
 
     mechanism: Literal["none"]
-    secure_noise: bool
 
 
 class DPSGD(_Frozen):
@@ -170,6 +169,11 @@ class Config(_Frozen):
     def norm(self) -> Literal["batch", "group", "frozen"]:
         """What the network's batch norms become."""
         return self.privacy.norm if isinstance(self.privacy, DPSGD) else "batch"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether all that is random comes from the seed."""
+        return not (isinstance(self.privacy, DPSGD) and self.privacy.secure_noise)
 
     @property
     def withholds(self) -> bool:

@@ -84,8 +84,8 @@ def _run(
     state = _resume(here, fresh, console)
     ledger = spending = None
     if deltas := guarantees(config, strategy):
-        repeatable = not config.privacy.secure_noise
-        ledger = Ledger.open(here.ledger, deltas, assumptions(config, strategy), repeatable)
+        stated = assumptions(config, strategy)
+        ledger = Ledger.open(here.ledger, deltas, stated, config.repeatable)
         if isinstance(config.privacy, DPSGD):
             spending = Spending(config, data.units(config.privacy.unit), ledger)
     run_config = {

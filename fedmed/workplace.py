@@ -47,7 +47,8 @@ class Workplace:
     def units(self, role: str, client: int) -> NDArray[np.intp]:
         """Return whose each of a client's examples is, coded from 0: a patient's, or its own."""
         rows = self.examples(role, client).rows
-        if self.config.privacy.mechanism == "dpsgd" and self.config.privacy.unit == "image":
+        privacy = self.config.privacy
+        if isinstance(privacy, cfg.DPSGD) and privacy.unit == "image":
             return np.arange(len(rows))
         return pd.factorize(self.index.loc[rows, "patient"])[0]
 

@@ -100,7 +100,7 @@ class ClippedSum:
 
     def _loss(self, weights: dict[str, Tensor], image: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = functional_call(self._network, weights, (image.unsqueeze(0),))
-        return image_losses(logits, labels.unsqueeze(0))[0]
+        return image_losses(logits, labels.unsqueeze(0)).squeeze(0)
 
     def _add(self, rows: dict[str, Tensor], units: int) -> None:
         """Clip and add the first ``units`` rows of each parameter's units×p gradients."""

@@ -31,11 +31,14 @@ def guarantees(config: Config, strategy: Strategy) -> dict[Unit, float]:
 
 def assumptions(config: Config, strategy: Strategy) -> tuple[str, ...]:
     """Return what is taken for granted, and what the user has switched on that is not private."""
-    said = [SECURE if config.privacy.secure_noise else SEEDED]
+    said = [SEEDED if config.repeatable else SECURE]
     if isinstance(config.privacy, DPSGD):
         said += _dpsgd(config, config.privacy)
     if isinstance(strategy, PrivateStrategy):
-        said += getattr(strategy, "assumptions", ("the number of clients is public",))
+        said.append("the number of clients and the expected cohort are public")
+        if not config.repeatable:
+            said.append(f"of the strategy: {SEEDED}")
+        said += strategy.assumptions
         if not isinstance(config.privacy, DPSGD):
             said.append("training losses and validation scores are released without noise")
     if config.model.weights is not None:

@@ -37,12 +37,17 @@ class Event:
 
 @runtime_checkable
 class PrivateStrategy(Protocol):
-    """A strategy whose rounds are differentially private releases.
+    """A strategy whose aggregate is a differentially private release.
 
-    It may also have ``assumptions``, a sequence of sentences for the ledger.
+    Attributes:
+        delta: of (ε, δ).
     """
 
     delta: float
 
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What its guarantee rests on, a sentence each."""
+
     def privacy_events(self, server_round: int) -> list[Event]:
-        """Return the releases of a round, once ``configure_train`` has drawn its cohort."""
+        """Return what ``aggregate_train`` releases in a round that has been configured."""
