@@ -173,7 +173,8 @@ class Config(_Frozen):
     @property
     def repeatable(self) -> bool:
         """Whether all that is random comes from the seed."""
-        return not (isinstance(self.privacy, DPSGD) and self.privacy.secure_noise)
+        in_clients = isinstance(self.privacy, DPSGD) and self.privacy.secure_noise
+        return not (in_clients or (self.strategy.model_extra or {}).get("secure_noise", False))
 
     @property
     def withholds(self) -> bool:

@@ -21,11 +21,12 @@ Differentially Private Learning with Adaptive Clipping, NeurIPS 2021).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
@@ -40,10 +41,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedmed.client.rule import LocalRule
-from fedmed.errors import ConfigError
+from fedmed.errors import ConfigError, FedmedError
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
-from fedmed.seeding import generator
+from fedmed.privacy.noise import Source, source
+from fedmed.seeding import seed_of
 
 Noise = Literal["central", "distributed", "local"]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -56,6 +58,7 @@ ASSUMPTIONS: dict[Noise, str] = {
     "is simulated); if h of n members are honest the noise is sqrt(h/n) of what is stated",
     "local": "each update is noisy before it leaves its client: no server is trusted",
 }
+CPU = torch.device("cpu")
 CLIPPING = "clipping"  # the record of a reply that says whether the update was below the norm
 
 
@@ -91,21 +94,35 @@ def clip(arrays: ArrayRecord, start: ArrayRecord, norm: float) -> tuple[Update, 
     return {k: step * (norm / length) for k, step in update.items()}, -0.5
 
 
+def gaussian(shapes: Mapping[str, NDArray[Any]], deviation: float, draws: Source) -> Update:
+    """Return noise in the shapes of some arrays."""
+    return {
+        k: deviation * draws.normal(w.size).numpy().astype(np.float64).reshape(w.shape)
+        for k, w in shapes.items()
+    }
+
+
 class NoisyUpdate(LocalRule):
     """Clips an update and adds the client's noise, so that what travels is already noisy.
 
     Args:
         noise: where noise is added; for ``central`` nothing is done here.
-        noise_multiplier, quantile, count_noise: see DPFedAvg.
+        noise_multiplier, quantile, count_noise, secure_noise: see DPFedAvg.
     """
 
     def __init__(
-        self, noise: Noise, noise_multiplier: NonNegative, quantile: Quantile, count_noise: Positive
+        self,
+        noise: Noise,
+        noise_multiplier: NonNegative,
+        quantile: Quantile,
+        count_noise: Positive,
+        secure_noise: bool = False,
     ) -> None:
         self.noise = noise
         self.quantile = quantile
         self.update_noise = update_noise(noise_multiplier, quantile, count_noise)
         self.count_noise = count_noise
+        self.secure_noise = secure_noise
 
     def reply(self, sent: RecordDict, content: RecordDict, seed: int) -> None:
         """Replace the trained arrays by the global ones plus the clipped, noisy update."""
@@ -115,15 +132,12 @@ class NoisyUpdate(LocalRule):
         norm, cohort = float(str(config["clip-norm"])), int(str(config["cohort"]))
         share = 1.0 if self.noise == "local" else 1 / math.sqrt(cohort)
         update, vote = clip(content.array_records["arrays"], start, norm)
-        rng = generator(seed, "update noise")
-        deviation = share * self.update_noise * norm
-        noisy = {
-            k: w + update[k] + rng.normal(0.0, deviation, w.shape)
-            for k, w in from_record(start).items()
-        }
+        draws = source(seed_of(seed, "update"), CPU, self.secure_noise)
+        noise = gaussian(update, share * self.update_noise * norm, draws)
+        noisy = {k: w + update[k] + noise[k] for k, w in from_record(start).items()}
         content["arrays"] = to_record({k: w.astype(np.float32) for k, w in noisy.items()})
         if self.quantile is not None:
-            vote += rng.normal(0.0, share * self.count_noise)
+            vote += share * self.count_noise * float(draws.normal(1))
             content[CLIPPING] = ConfigRecord({"vote": vote})
 
 
@@ -142,6 +156,7 @@ class DPFedAvg(FedAvg):
         count_noise: σ_b, the noise's standard deviation on the number of updates not cut.
         nominal_clients: of the large federation that this run simulates; None: of none.
         nominal_cohort: its expected cohort, to whose mean the noise is scaled.
+        secure_noise: whether cohorts and noise come from the operating system, not from the seed.
         fedavg: what Flower's FedAvg takes.
     """
 
@@ -158,6 +173,7 @@ class DPFedAvg(FedAvg):
         count_noise: Positive = 1.0,
         nominal_clients: Annotated[int, Field(ge=1)] | None = None,
         nominal_cohort: Positive | None = None,
+        secure_noise: bool = False,
         **fedavg: Any,
     ) -> None:
         super().__init__(fraction_train=fraction_train, **fedavg)
@@ -173,6 +189,7 @@ class DPFedAvg(FedAvg):
         self.count_noise = count_noise
         self.nominal_clients = nominal_clients
         self.nominal_cohort = nominal_cohort
+        self.secure_noise = secure_noise
         self._global = ArrayRecord()
         self._cohort: list[int] = []  # the clients of the round
         self._divisor = 0.0
@@ -182,7 +199,7 @@ class DPFedAvg(FedAvg):
     ) -> Iterable[Message]:
         """Draw the cohort: each client on its own, with probability q."""
         nodes = list(grid.get_node_ids())
-        joins = generator(self.seed, "cohort", server_round).random(len(nodes))
+        joins = self._draws("cohort", server_round).uniform(len(nodes))
         self._cohort = [client for client, u in enumerate(joins) if u < self.fraction_train]
         central = self.noise == "central"
         self._divisor = self.fraction_train * len(nodes) if central else float(len(self._cohort))
@@ -199,6 +216,11 @@ class DPFedAvg(FedAvg):
         """Return the global arrays moved by the noisy mean of the clipped updates."""
         valid, _ = self._check_and_log_replies(replies, is_train=True)
         contents = [reply.content for reply in valid]
+        if self.noise == "distributed" and len(contents) < len(self._cohort):
+            raise FedmedError(
+                f"round {server_round}: {len(contents)} of {len(self._cohort)} clients answered, "
+                "so shares of the noise are missing; strategy.noise=local does not need them all"
+            )
         if not self._divisor:
             return self._global, None  # a cohort that is known to be empty releases nothing
         total, votes = self._noise(server_round)
@@ -251,14 +273,16 @@ class DPFedAvg(FedAvg):
 
     def _noise(self, server_round: int) -> tuple[Update, float]:
         """Return the server's noise on the sum and on the votes."""
-        rng = generator(self.seed, "noise", server_round)
+        draws = self._draws("noise", server_round)
         scale = 0.0 if self.noise != "central" else 1.0
         if self.nominal_cohort:
             scale = self._divisor / self.nominal_cohort
         deviation = scale * self.update_noise * self.clip_norm
-        shapes = {name: array.shape for name, array in from_record(self._global).items()}
-        total = {name: rng.normal(0.0, deviation, shape) for name, shape in shapes.items()}
-        return total, float(rng.normal(0.0, scale * self.count_noise))
+        total = gaussian(from_record(self._global), deviation, draws)
+        return total, scale * self.count_noise * float(draws.normal(1))
+
+    def _draws(self, purpose: str, server_round: int) -> Source:
+        return source(seed_of(self.seed, purpose, server_round), CPU, self.secure_noise)
 
     def _update(self, content: RecordDict) -> tuple[Update, float]:
         """Return a client's share of the sum and its vote on the clipping norm."""

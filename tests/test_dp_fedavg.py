@@ -17,7 +17,7 @@ from scipy import stats
 from fedmed import flower, trees
 from fedmed.checkpoint import remember, remind
 from fedmed.config import compose
-from fedmed.errors import ConfigError
+from fedmed.errors import ConfigError, FedmedError
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
 from fedmed.seeding import seed_of
@@ -48,7 +48,7 @@ def strategy(z: float, clip: float = 1.0, q: float = 1.0, **more: Any) -> DPFedA
 def replies(dp: DPFedAvg, updates: Sequence[float], round_: int, start: Arrays) -> list[Message]:
     """Return what is sent when client k moves every weight by the k-th update."""
     flower.host()
-    rule = NoisyUpdate(dp.noise, dp.noise_multiplier, dp.quantile, dp.count_noise)
+    rule = NoisyUpdate(dp.noise, dp.noise_multiplier, dp.quantile, dp.count_noise, dp.secure_noise)
     sent = []
     orders = dp.configure_train(round_, to_record(start), ConfigRecord(), Nodes(len(updates)))
     for order in orders:
@@ -109,6 +109,24 @@ def test_clients_noise_has_the_stated_deviation(noise: str, of_each: float) -> N
     assert stats.kstest(total, "norm", args=(0, 2 * of_each * 1.5 * 2.0)).pvalue > 0.001
     nobody = release(strategy(1.5, q=1e-9, noise=noise), [0.0] * 4)
     assert not flat(nobody).any()  # the cohort is public: an empty one releases nothing
+
+
+def test_secure_noise_never_repeats() -> None:
+    for noise in ("central", "local"):
+        first, second = (
+            flat(release(strategy(1.5, clip=2.0, noise=noise, secure_noise=True), [0.0] * 4))
+            for _ in range(2)
+        )
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
+        deviation = 1.5 * 2.0 / (4 if noise == "central" else 2)
+        assert stats.kstest(first, "norm", args=(0, deviation)).pvalue > 0.001
+
+
+def test_a_share_of_the_noise_that_is_missing_stops_the_run() -> None:
+    dp = strategy(1.0, noise="distributed")
+    sent = replies(dp, [0.0] * 4, 1, SMALL)
+    with pytest.raises(FedmedError, match="3 of 4 clients answered"):
+        dp.aggregate_train(1, sent[:3])
 
 
 def test_each_client_joins_with_probability_q() -> None:
