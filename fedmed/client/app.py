@@ -13,6 +13,7 @@ from fedmed.client.rule import LocalRule
 from fedmed.config import DPSGD
 from fedmed.examples import predict
 from fedmed.privacy.spending import NOISE
+from fedmed.release import utility
 from fedmed.seeding import seed_of
 from fedmed.workplace import Workplace, workplace
 
@@ -72,8 +73,9 @@ def evaluate(message: Message, context: Context) -> Message:
     targets = tuple(here.config.dataset.arguments["targets"])
     auroc = metrics.macro(metrics.per_target(scores, truth, targets)["auroc"])
     loss = metrics.bce(scores, truth)
+    served = utility(scores, truth, here.index.loc[examples.rows, "patient"].tolist())
     weighting = here.config.strategy.weighting
-    values = _metrics(weighting, len(examples), loss=loss, macro_auroc=auroc)
+    values = _metrics(weighting, len(examples), loss=loss, macro_auroc=auroc, utility=served)
     return Message(RecordDict({"metrics": values}), reply_to=message)
 
 
