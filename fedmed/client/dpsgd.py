@@ -61,7 +61,7 @@ class ClippedSum:
         self._clip_norm = clip_norm
         self._parameters = dict(network.named_parameters())
         sizes = [p.numel() for p in self._parameters.values()]
-        self.total = torch.zeros(sum(sizes), device=next(network.parameters()).device)
+        self.total = next(network.parameters()).new_zeros(sum(sizes))
         self._parts = dict(zip(self._parameters, torch.split(self.total, sizes), strict=True))
         for name, p in self._parameters.items():
             p.grad = self._parts[name].view(p.shape)
@@ -78,6 +78,7 @@ class ClippedSum:
             unit: of each image, in any coding that keeps a unit's images together.
         """
         weights = {name: p.detach() for name, p in self._parameters.items()}
+        losses: Tensor
         gradients, losses = self._per_image(weights, images, labels)
         starts = np.flatnonzero(np.diff(unit, prepend=unit[0] - 1))
         self._add(_by_unit(gradients, starts, len(unit)), len(starts))
@@ -86,12 +87,11 @@ class ClippedSum:
     def add_large_unit(self, pieces: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Add the clipped gradient of one unit that comes in pieces, and return the losses."""
         weights = {k: p.detach().requires_grad_() for k, p in self._parameters.items()}
-        rows = {name: torch.zeros(1, p.numel()) for name, p in weights.items()}
-        rows = {name: row.to(self.total.device) for name, row in rows.items()}
+        rows = {name: self.total.new_zeros(1, p.numel()) for name, p in weights.items()}
         losses = []
         for images, labels in pieces:
             each = image_losses(functional_call(self._network, weights, (images,)), labels)
-            found = torch.autograd.grad(each.sum(), list(weights.values()))
+            found = torch.autograd.grad(each.sum(), list(weights.values()), materialize_grads=True)
             for row, gradient in zip(rows.values(), found, strict=True):
                 row += gradient.reshape(1, -1)
             losses.append(each.detach())
