@@ -31,13 +31,15 @@ def guarantees(config: Config, strategy: Strategy) -> dict[Unit, float]:
 
 def assumptions(config: Config, strategy: Strategy) -> tuple[str, ...]:
     """Return what is taken for granted, and what the user has switched on that is not private."""
-    said = [SEEDED if config.repeatable else SECURE]
+    said = []
     if isinstance(config.privacy, DPSGD):
+        said.append(SECURE if config.privacy.secure_noise else SEEDED)
         said += _dpsgd(config, config.privacy)
     if isinstance(strategy, PrivateStrategy):
+        source = SECURE if strategy.secure_noise else SEEDED
+        if source not in said:
+            said.append(f"of the strategy: {source}" if said else source)
         said.append("the number of clients and the expected cohort are public")
-        if not config.repeatable:
-            said.append(f"of the strategy: {SEEDED}")
         said += strategy.assumptions
         if not isinstance(config.privacy, DPSGD):
             said.append("training losses and validation scores are released without noise")

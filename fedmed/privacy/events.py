@@ -41,9 +41,11 @@ class PrivateStrategy(Protocol):
 
     Attributes:
         delta: of (ε, δ).
+        secure_noise: whether its noise comes from the operating system.
     """
 
     delta: float
+    secure_noise: bool
 
     @property
     def assumptions(self) -> tuple[str, ...]:
