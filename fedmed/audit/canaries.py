@@ -163,7 +163,13 @@ class Tossed:
         )
         tails = [generator(self.toss, "coin", p).random() < 0.5 for p in assigned["patient"]]
         out = tossed & np.array(tails)
+        before = set(assigned["client"])
         assigned.loc[out, "client"], assigned.loc[out, "role"] = -1, OUT
+        if lost := before - set(assigned["client"]):
+            raise ConfigError(
+                f"partition.toss: the coins left client {min(lost)} no patient; "
+                "use another toss or fewer clients"
+            )
         partition.check(assigned, table)
         return assigned
 

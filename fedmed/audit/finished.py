@@ -77,9 +77,8 @@ class Finished:
         Where there are flipped canaries, only they; empty where no coin was tossed.
         """
         flipped = self.patients["patient"].str.startswith(FLIPPED)
-        mine = flipped if flipped.any() else self._imaged()
-        has_coins = (self.patients["role"][mine] == OUT).any()
-        return self._members(mine & has_coins, OUT)
+        members = self._members(flipped if flipped.any() else self._imaged(), OUT)
+        return members[members.index[:0]] if members.all() else members
 
     def trained(self) -> "pd.Series[bool]":
         """Return, by training and test patient, whether they were trained on."""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr, ndtri
-from scipy.stats import beta as beta_distribution
 from scipy.stats import binom
+from sklearn.metrics import roc_auc_score
 
 from fedmed.errors import DataError
 
@@ -104,7 +104,7 @@ def rules(m: int) -> list[tuple[int, int]]:
     guesses "in" more often than there are members cannot be right.
     """
     each = m // 2 - math.isqrt(m)
-    sizes = []
+    sizes: list[tuple[int, int]] = []
     while not sizes or 2 * each >= FEWEST:
         sizes.append((each, each))
         each //= 4
@@ -171,22 +171,20 @@ def _gaussian_plausible(mu: float, m: int, made: int, correct: int, beta: float)
 def independent_bound(scores: Scores, members: Members, delta: float, beta: float) -> float:
     """Return the bound if, besides, the canaries do not disturb each other.
 
-    Nasr et al. 2023 (arXiv 2302.07956): the rates of false "in" and false "out" of guesses split
-    at the median, each with its Clopper-Pearson limit, give the μ of a Gaussian mechanism. They
-    count runs of their own; here every canary stands for one. That is right for canaries with a
-    coordinate each, sampled and noised independently: so it is in a correct DP-SGD, and a bound
-    above the claim then proves the implementation wrong, though not by how much.
+    Then each canary stands for a run of its own, as in Nasr et al. 2023 (arXiv 2302.07956). The
+    area under the ROC curve of N(0, 1) against N(μ, 1) is Φ(μ/√2), which gives μ; its lower limit
+    is Wilson's with the largest variance that the area can have (Birnbaum and Klose 1957). The
+    premise holds for marked canaries in a correct DP-SGD, which samples and noises each alone. So
+    a bound above the claim proves the implementation wrong, though not by how much.
     """
-    guessed = scores > np.median(scores)
-    false_in = _limit(int((guessed & ~members).sum()), int((~members).sum()), beta / 2)
-    false_out = _limit(int((~guessed & members).sum()), int(members.sum()), beta / 2)
-    mu = float(ndtri(1 - false_in) - ndtri(false_out))
-    return gaussian_epsilon(max(0.0, mu), delta)
-
-
-def _limit(errors: int, of: int, beta: float) -> float:
-    """Return the upper limit of a rate (Clopper and Pearson 1934)."""
-    return float(beta_distribution.ppf(1 - beta, errors + 1, of - errors)) if errors < of else 1.0
+    n = int(min(members.sum(), (~members).sum()))
+    if n == 0:
+        return 0.0
+    area = float(roc_auc_score(members, scores))
+    z2 = float(ndtri(1 - beta)) ** 2
+    spread = math.sqrt(z2 * (area * (1 - area) / n + z2 / (4 * n * n)))
+    least = (area + z2 / (2 * n) - spread) / (1 + z2 / n)
+    return gaussian_epsilon(max(0.0, math.sqrt(2) * float(ndtri(least))), delta)
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

@@ -155,11 +155,17 @@ def statement(found: Audit) -> str:
         for access, bound in found.bounds.items()
     ]
     verdict = " — THE CLAIM IS REFUTED" if refuted(found) else ""
+    if spent["unit"] == "image" and _above(found):
+        verdict = " — a patient's privacy is less than an image's"
     return f"{claim} / audited ε {', '.join(audited) or 'not bounded: no canaries'}{verdict}"
 
 
 def refuted(found: Audit) -> bool:
-    """Say whether some lower bound lies above the claim."""
+    """Say whether some lower bound lies above the claim, which must be of more than an image."""
+    return found.claimed["unit"] != "image" and _above(found)
+
+
+def _above(found: Audit) -> bool:
     claim = found.claimed["epsilon"]
     if claim is None or claim == "inf":
         return False
