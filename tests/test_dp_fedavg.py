@@ -168,9 +168,9 @@ def test_the_noise_on_the_count_is_accounted() -> None:
         ]
         both, alone = PLDAccountant(), PLDAccountant()
         for event in pair:
-            both.compose(event, 10)
+            both.compose(event)
         assert both.get_epsilon(DELTA) == pytest.approx(
-            alone.compose(GaussianDpEvent(z), 10).get_epsilon(DELTA), rel=1e-3
+            alone.compose(GaussianDpEvent(z)).get_epsilon(DELTA), rel=1e-3
         )
         # one draw of the cohort for the two
         sampled, once = RdpAccountant(ORDERS), RdpAccountant(ORDERS)
