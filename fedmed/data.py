@@ -25,6 +25,7 @@ class Data:
         clients: one row a client; ``clients.csv``.
         test: the rows of the test split.
         truth: their labels, N×T.
+        caveats: what a user must know before believing a result.
     """
 
     store: Store
@@ -32,6 +33,7 @@ class Data:
     clients: pd.DataFrame
     test: pd.DataFrame
     truth: Floats
+    caveats: list[str]
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -59,7 +61,8 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
             test split has no image that can be read.
     """
     dataset: Dataset = config.dataset.build()
-    for caveat in dataset.caveats():
+    caveats = dataset.caveats()
+    for caveat in caveats:
         console.say(f"[yellow]{caveat}")
     table = validate(dataset.table(), dataset)
     rule: partition.Partition = config.partition.build()
@@ -90,7 +93,8 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     partition.save(assigned, here.partition)
     here.write_csv(clients, "clients.csv")
     draw_partition(clients, dataset.targets, here.picture)
-    return Data(prepared, assigned, clients, test, labels(test, dataset.targets))
+    truth = labels(test, dataset.targets)
+    return Data(prepared, assigned, clients, test, truth, caveats)
 
 
 def _clients(table: pd.DataFrame, assigned: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:

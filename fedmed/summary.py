@@ -74,6 +74,7 @@ def summarise(
         **data.hashes,
         "model_sha256": models.arrays_sha256(state.arrays),
         "seed": config.seed,
+        "caveats": data.caveats,
         "rounds_done": state.round,
         "patients": {role: int(n) for role, n in data.assigned["role"].value_counts().items()},
         "images": {split: int(n) for split, n in data.store.table["split"].value_counts().items()},

@@ -84,6 +84,7 @@ def test_a_run_takes_a_released_dataset(launch: Callable[..., dict[str, Any]]) -
     task = [o.replace("dataset.", "dataset.of.") for o in TINY]
     summary = launch(*task, "dataset=released", "dataset.of.patients=60", "rounds=1")
     assert 0 <= summary["test"]["macro_auroc"] <= 1
+    assert any("labels are not protected" in caveat for caveat in summary["caveats"])
 
 
 def test_label_counts_have_the_noise_of_their_sensitivity() -> None:
