@@ -20,7 +20,7 @@ from fedmed import config as cfg
 from fedmed import models
 from fedmed.audit import canaries, membership, one_run, report
 from fedmed.audit.finished import Finished
-from fedmed.errors import DataError
+from fedmed.errors import ConfigError, DataError
 from fedmed.privacy import noise
 
 #: Everybody takes part in one step: where an audit is tightest.
@@ -147,11 +147,12 @@ def test_a_patient_is_attacked_with_all_images_and_known_labels() -> None:
 
 def test_a_marked_canary_moves_its_own_weight_and_no_other() -> None:
     """Its gradient is one-hot and beyond any clipping norm, whatever the weight."""
-    config = cfg.compose([*SMALL, "dataset.marked=5", "dataset.flipped=7"])
+    config = cfg.compose([*SMALL, "dataset.marked=5", "dataset.flipped=0.25"])
     dataset = config.dataset.build()
     table = dataset.table()
     assert table["patient"].str.startswith(canaries.MARKED).sum() == 5
-    assert table.loc[table["patient"].str.startswith(canaries.FLIPPED), "patient"].nunique() == 7
+    flipped = table.loc[table["patient"].str.startswith(canaries.FLIPPED), "patient"].unique()
+    assert len(flipped) == round(0.25 * (table.query("split == 'train'")["patient"].nunique() - 5))
     network = models.build(config.model, 0, "group")
     torch.nn.init.normal_(network.canaries.weight)
     for image in (f"{canaries.MARKED}3/0", table["image"][0]):
@@ -166,6 +167,25 @@ def test_a_marked_canary_moves_its_own_weight_and_no_other() -> None:
         else:
             assert not mine.any()
             assert others > 0
+
+
+def test_coins_are_fair_and_decide_nothing_else() -> None:
+    """Half of the canaries are out, with no client; every other patient stays where it was."""
+    alike = ["dataset.marked=1000", "partition.clients=3"]
+    config = cfg.compose([*SMALL, *alike])
+    table, targets = config.dataset.build().table(), ("Effusion", "view")
+    rule = config.partition.build()
+    tossed, plain = rule.assign(table, targets), rule.rule.assign(table, targets)
+    out = tossed["role"] == canaries.OUT
+    assert (tossed.loc[out, "client"] == -1).all()
+    assert tossed.loc[out, "patient"].str.startswith(canaries.PREFIX).all()
+    assert tossed[~out].equals(plain[~out])
+    assert 440 < out.sum() < 560
+    again = cfg.compose([*SMALL, *alike, "partition.toss=7"]).partition.build()
+    assert 0.4 < ((again.assign(table, targets)["role"] == canaries.OUT) & out).sum() / 500 < 0.6
+    small = cfg.compose([*SMALL, "dataset.marked=0", "partition.who=all", "partition.clients=25"])
+    with pytest.raises(ConfigError, match="the coins left client"):
+        small.partition.build().assign(small.dataset.build().table(), targets)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class WithCanaries(Dataset):
         targets: see Dataset.
         size: see Dataset; at least 32 with marked canaries.
         marked: how many marked canaries.
-        flipped: how many flipped canaries.
+        flipped: share of the dataset's training patients who become flipped canaries.
         images: of each marked canary.
         aspect: see Dataset.
         source: the dataset's own arguments.
@@ -57,7 +57,7 @@ class WithCanaries(Dataset):
         targets: Sequence[str],
         size: int,
         marked: Count,
-        flipped: Count = 0,
+        flipped: Annotated[float, Field(ge=0, le=1)] = 0,
         images: Annotated[int, Field(ge=1)] = 1,
         aspect: Aspect = "squash",
         **source: Any,
@@ -95,16 +95,12 @@ class WithCanaries(Dataset):
 
     def caveats(self) -> list[str]:
         """Return those of the dataset, and that its labels are no longer all true."""
-        mine = f"{self.marked} canary patients added, the labels of {self.flipped} turned round"
+        mine = f"{self.marked} canary patients added, {self.flipped:.0%} with labels turned round"
         return [*self.source.caveats(), f"for an audit, not for a result: {mine}"]
 
     def _flip(self, table: pd.DataFrame) -> pd.DataFrame:
         able = np.unique(table.loc[table["split"] == "train", "patient"].to_numpy(str))
-        if self.flipped > len(able):
-            raise ConfigError(
-                f"dataset.flipped: at most {len(able)}, the patients to train; got {self.flipped}"
-            )
-        chosen = generator(0, "flipped").permutation(able)[: self.flipped]
+        chosen = generator(0, "flipped").permutation(able)[: round(self.flipped * len(able))]
         rows = table["patient"].isin(chosen)
         findings = list(self.card.findings)
         table.loc[rows, findings] = 1 - table.loc[rows, findings]
