@@ -89,11 +89,12 @@ def _noiseless(counts: Counts) -> bool:
 
 @lru_cache(maxsize=4096)
 def _pld_epsilon(counts: Counts, delta: float) -> float:
-    bound = _renyi_epsilon(counts, delta)
-    if math.isinf(bound):
+    if _noiseless(counts):
         return math.inf
+    bound = _renyi_epsilon(counts, delta)
     # powers of two, so that the distribution of one release serves many rounds
-    interval = max(_FINEST, 2.0 ** math.floor(math.log2(max(bound, _FINEST) / 1e4)))
+    fine = 2.0 ** math.floor(math.log2(bound / 1e4)) if 0 < bound < math.inf else _FINEST
+    interval = max(_FINEST, fine)
     composed = None
     for event, count in sorted(counts, key=repr):
         one = _loss(event, interval)
