@@ -94,9 +94,9 @@ def test_bound_holds_and_is_tight_on_randomised_response(epsilon: float) -> None
         scores = (members ^ lies) + 1e-3 * rng.random(m)
         return one_run.audit(scores, members, delta=0.0)
 
-    failures = sum(bound(400).epsilon > epsilon for _ in range(100))
-    assert binom.sf(failures - 1, 100, 0.05) > 1e-3
-    large = np.median([bound(10_000).epsilon for _ in range(5)])
+    failures = sum(bound(300).epsilon > epsilon for _ in range(60))
+    assert binom.sf(failures - 1, 60, 0.05) > 1e-3
+    large = np.median([bound(6000).epsilon for _ in range(3)])
     assert 0.85 * epsilon < large <= epsilon
 
 
@@ -228,7 +228,7 @@ def test_script_audits_a_run_and_its_shadows(
     lira = ["+experiment=audit_lira", "dataset.patients=40", "rounds=1", "runner.workers=0"]
     lira += ["model.network.block_config=[1]", "tracking.mode=disabled", "client.epochs=1"]
     lira += ["partition.clients=2", "dataset.targets=[Effusion,view]"]
-    runs = [ran(f"toss{toss}", *lira, f"partition.toss={toss}") for toss in range(12)]
+    runs = [ran(f"toss{toss}", *lira, f"partition.toss={toss}") for toss in range(10)]
 
     def script(*arguments: Path | str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["audit.py", *map(str, arguments)])

@@ -165,7 +165,9 @@ def _gaussian_plausible(mu: float, m: int, made: int, correct: int, beta: float)
         before = missed
         missed = max(missed, float(ndtr(ndtri(min(hit, 1.0)) - mu)))
         hit += i / (made - i) * (missed - before)
-    return hit + missed <= made / m
+        if hit + missed > made / m:  # neither ever falls
+            return False
+    return True
 
 
 def independent_bound(scores: Scores, members: Members, delta: float, beta: float) -> float:

@@ -75,7 +75,7 @@ def audit(run: Finished, shadows: Sequence[Finished] = (), confidence: float = 0
         moved = canaries.scores_of(run.weights, marked.index.tolist())
         scored[UPDATES] = Scored(moved, marked.to_numpy())
     if len(tossed):
-        scored[BLACK_BOX] = attacked[LOSS]
+        scored[BLACK_BOX] = attacked[LIRA if shadows else LOSS]
     delta = float(run.summary["privacy"]["delta"] or DELTA)
     return Audit(
         claimed=run.summary["privacy"],
@@ -127,6 +127,8 @@ def _check_shadow(run: Finished, shadow: Finished) -> None:
 
 def _notes(run: Finished, tossed: bool) -> list[str]:
     notes = ["a patient's images are scored together: the unit is the patient"]
+    if run.summary["privacy"]["unit"] is None:
+        notes.append("the run claims no ε: the bounds say what it does leak, at the least")
     if len(run.marked()):
         notes.append("marked canaries are worst cases by design: each has a weight of its own")
         if run.config.partition.arguments.get("clients") != 1:
@@ -192,7 +194,7 @@ def metrics(found: Audit) -> dict[str, float]:
     for name, attack in found.attacks.items():
         values[f"audit/auc/{name}"] = attack.auc
         values |= {f"audit/tpr@{fpr:g}/{name}": tpr for fpr, tpr in attack.tpr.items()}
-    return values
+    return {name.replace(",", "").replace(" ", "_"): value for name, value in values.items()}
 
 
 def write(found: Audit, folder: Path) -> Path:
