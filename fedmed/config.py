@@ -77,10 +77,30 @@ class Strategy(BaseModel):
     local: Component | None
 
 
-class Privacy(_Frozen):
-    """Privacy within the clients' training."""
+class NoPrivacy(_Frozen):
+    """Local training as it is; a strategy may be private all the same."""
 
     mechanism: Literal["none"]
+
+
+class DPSGD(_Frozen):
+    """Differentially private local training; see :mod:`fedmed.client.dpsgd`.
+
+    With ``epsilon`` alone the noise is found for the planned steps, with ``noise_multiplier``
+    alone ε is reported, and with both a client stops before it would pass ``epsilon``.
+    """
+
+    mechanism: Literal["dpsgd"]
+    unit: Literal["patient", "image"]
+    clip_norm: Positive
+    epsilon: Positive | None
+    noise_multiplier: NonNegative | None
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    images_per_patient: Annotated[int, Field(ge=1)] | None
+    norm: Literal["group", "frozen"]
+    physical_batch: Annotated[int, Field(ge=1)]
+    secure_noise: bool
+    release_metrics: bool
 
 
 class Augment(_Frozen):
@@ -135,7 +155,7 @@ class Config(_Frozen):
     partition: Component
     model: Model
     strategy: Strategy
-    privacy: Privacy
+    privacy: Annotated[NoPrivacy | DPSGD, Field(discriminator="mechanism")]
     client: Client
     runner: Runner
     tracking: Tracking
@@ -144,6 +164,22 @@ class Config(_Frozen):
     def sha256(self) -> str:
         """The hash of all that decides the result; its start names the run directory."""
         return _sha256(self.model_dump(mode="json", by_alias=True))
+
+    @property
+    def norm(self) -> Literal["batch", "group", "frozen"]:
+        """What the network's batch norms become."""
+        return self.privacy.norm if isinstance(self.privacy, DPSGD) else "batch"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether all that is random comes from the seed."""
+        in_clients = isinstance(self.privacy, DPSGD) and self.privacy.secure_noise
+        return not (in_clients or (self.strategy.model_extra or {}).get("secure_noise", False))
+
+    @property
+    def withholds(self) -> bool:
+        """Whether nothing but noisy weights may leave a client."""
+        return isinstance(self.privacy, DPSGD) and not self.privacy.release_metrics
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -168,6 +204,7 @@ def parse(config: DictConfig) -> Config:
         if "Missing mandatory value" in str(error):
             raise ConfigError(f"{key}: is missing; give it as {key}=VALUE") from None
         raise ConfigError(f"{key}: {_first_line(error)}") from None
+    _check_privacy(parsed.privacy)
     for path, component in _components(parsed):
         _check_arguments(path, component, raw)
         if path in _QUICK:  # to build, which checks more than types
@@ -240,10 +277,11 @@ def _key(loc: tuple[int | str, ...], raw: Any) -> str:
     """Return the part of pydantic's location that is a key of the configuration."""
     key = []
     for part in loc:
-        if not isinstance(raw, dict) or part not in raw:
+        if not isinstance(raw, dict):
             break
-        key.append(str(part))
-        raw = raw[part]
+        if part in raw:  # else it names an alternative of a union
+            key.append(str(part))
+            raw = raw[part]
     return ".".join(key)
 
 
@@ -280,6 +318,21 @@ def _within(path: str, node: Any) -> Iterator[tuple[str, Component]]:
         yield from _within(f"{path}.{key}", value)
         if isinstance(value, dict) and "_target_" in value:
             yield f"{path}.{key}", Component.model_validate(value)
+
+
+def _check_privacy(privacy: NoPrivacy | DPSGD) -> None:
+    if isinstance(privacy, NoPrivacy):
+        return
+    if privacy.epsilon is None and privacy.noise_multiplier is None:
+        raise ConfigError(
+            "privacy.epsilon: give it, and the noise is found for the planned steps, or give "
+            "privacy.noise_multiplier, and epsilon is reported; with both, clients stop at epsilon"
+        )
+    if privacy.unit == "image" and privacy.images_per_patient is not None:
+        raise ConfigError(
+            "privacy.images_per_patient: is of privacy.unit=patient; where images are the unit, "
+            "leaving one out would let another in, and change the sum by two"
+        )
 
 
 def _check_arguments(path: str, component: Component, raw: dict[str, Any]) -> None:

@@ -86,10 +86,12 @@ class Console:
             facts.add_row(
                 "not scored", ", ".join(test["without_both_classes"]) + " (one class only)"
             )
-        facts.add_row("clients", _spread(val))
+        withheld = spent["unit"] in ("patient", "image") and not val["clients"]
+        facts.add_row("clients", "scores withheld" if withheld else _spread(val))
         if len(test["by_site"]) > 1:
             facts.add_row("sites", _sites(test))
-        facts.add_row("privacy", _guarantee(spent))
+        for row in _guarantees(spent):
+            facts.add_row(*row)
         facts.add_row(
             "moved", f"{_size(summary['bytes_up'])} up, {_size(summary['bytes_down'])} down"
         )
@@ -139,15 +141,31 @@ def _sites(test: dict[str, Any]) -> str:
     return f"{text}; clients.csv has each client's on-domain and off-domain"
 
 
-def _guarantee(spent: dict[str, Any]) -> str:
+def _guarantees(spent: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return rows: the guarantee of each unit, and all that they rest on."""
     if spent["unit"] is None:
-        return "none: no noise was added, no guarantee is given"
-    epsilon = spent["epsilon"]
-    shown = "∞" if epsilon == "inf" else f"{epsilon:.2f}"
+        return [("privacy", "none: no noise was added, no guarantee is given")]
+    rows = [("privacy", _guarantee(one)) for one in (spent, *spent["also"])]
+    if spent["stopped"]:
+        rounds = ", ".join(f"{client} before round {r}" for client, r in spent["stopped"].items())
+        rows.append(("", f"clients stopped, their budget being spent: {rounds}"))
+    if not spent["repeatable"]:
+        rows.append(("", "not repeatable: noise came from the operating system"))
+    return rows + [("assumed" if i == 0 else "", a) for i, a in enumerate(spent["assumptions"])]
+
+
+def _guarantee(spent: dict[str, Any]) -> str:
+    checks = "".join(f", {_epsilon(e)} by {name}" for name, e in spent["cross_checks"].items())
     return (
-        f"ε = {shown} at δ = {spent['delta']:g}, unit {spent['unit']}, {spent['neighbouring']}, "
-        f"{spent['releases']} releases, {spent['accountant']}"
+        f"ε = {_epsilon(spent['epsilon'])} at δ = {spent['delta']:g}, unit {spent['unit']}, "
+        f"{spent['neighbouring']}, {spent['releases']} releases, {spent['accountant']}{checks}"
     )
+
+
+def _epsilon(value: float | str | None) -> str:
+    if value is None:
+        return "unknown"
+    return "∞" if isinstance(value, str) else f"{value:.2f}"
 
 
 def _size(count: int) -> str:

@@ -26,6 +26,7 @@ class Data:
         clients: one row a client; ``clients.csv``.
         test: the rows of the test split.
         truth: their labels, N×T.
+        caveats: what a user must know before believing a result.
     """
 
     store: Store
@@ -33,6 +34,7 @@ class Data:
     clients: pd.DataFrame
     test: pd.DataFrame
     truth: Floats
+    caveats: list[str]
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -41,6 +43,13 @@ class Data:
             "data_sha256": self.store.sha256,
             "partition_sha256": partition.sha256(self.assigned),
         }
+
+    def units(self, unit: str) -> list[int]:
+        """Return how many patients or images each client trains on."""
+        train = self.assigned[self.assigned["role"] == "train"]
+        rows = self.store.table.merge(train, on="patient").groupby("client")["patient"]
+        sizes = rows.nunique() if unit == "patient" else rows.size()
+        return [int(n) for n in sizes.sort_index()]
 
 
 def prepare(config: Config, here: RunDirectory, console: Console, workers: int) -> Data:
@@ -53,7 +62,8 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
             test split has no image that can be read.
     """
     dataset: Dataset = config.dataset.build()
-    for caveat in dataset.caveats():
+    caveats = dataset.caveats()
+    for caveat in caveats:
         console.say(f"[yellow]{caveat}")
     table = validate(dataset.table(), dataset)
     _check_known(table, dataset)
@@ -86,7 +96,8 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     partition.save(assigned, here.partition)
     here.write_csv(clients, "clients.csv")
     draw_partition(clients, dataset.targets, here.picture)
-    return Data(prepared, assigned, clients, test, labels(test, dataset.targets))
+    truth = labels(test, dataset.targets)
+    return Data(prepared, assigned, clients, test, truth, caveats)
 
 
 def _check_known(table: pd.DataFrame, dataset: Dataset) -> None:

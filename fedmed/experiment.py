@@ -10,12 +10,14 @@ from typing import Any
 
 from fedmed import models
 from fedmed.checkpoint import Checkpoint, Row
-from fedmed.config import Config
+from fedmed.config import DPSGD, Config
 from fedmed.console import Console, config_line
 from fedmed.data import prepare
 from fedmed.errors import FedmedError
 from fedmed.metrics import per_group
-from fedmed.privacy import Ledger, PrivateStrategy
+from fedmed.privacy import Ledger
+from fedmed.privacy.assumptions import assumptions, guarantees
+from fedmed.privacy.spending import Spending
 from fedmed.rounds import ClientFailure, Federation
 from fedmed.rundir import RunDirectory
 from fedmed.runner.engine import ClientStates
@@ -73,14 +75,19 @@ def _run(
     started = time.perf_counter()
     console.say(config_line(config))
     strategy = config.strategy.server.build()
-    network = models.build(config.model, config.seed)
+    network = models.build(config.model, config.seed, config.norm)
+    if isinstance(config.privacy, DPSGD):
+        models.check_private(network)
     data = prepare(config, here, console, workers(config.runner))
     parameters_only = config.strategy.state == "parameters"
     fresh = Checkpoint(data.hashes, models.arrays_of(network, parameters_only))
     state = _resume(here, fresh, console)
-    ledger = None
-    if isinstance(strategy, PrivateStrategy):
-        ledger = Ledger.open(here.ledger, strategy.delta)
+    ledger = spending = None
+    if deltas := guarantees(config, strategy):
+        stated = assumptions(config, strategy)
+        ledger = Ledger.open(here.ledger, deltas, stated, config.repeatable)
+        if isinstance(config.privacy, DPSGD):
+            spending = Spending(config, data.units(config.privacy.unit), ledger)
     run_config = {
         "overrides": shlex.join(overrides),
         "store": str(data.store.path.resolve()),
@@ -92,7 +99,8 @@ def _run(
         config.runner, run_config, sizes, ClientStates(here.states), len(data.test)
     )
     with engine, Tracker(config, here.path, config.sha256[:16]) as tracker:
-        tracker.log_federation(data.clients, here.picture)
+        if not config.withholds:  # who has how many of what is private too
+            tracker.log_federation(data.clients, here.picture)
         tracker.replay(state.metrics)
         rows: list[Row] = list(state.metrics)
 
@@ -104,6 +112,8 @@ def _run(
             log.info("round %d: %s", round_, [row[2:] for row in new if row[2] < 0])
 
         validating = frozenset(data.clients.query("val_images > 0")["client"])
+        if config.withholds:
+            validating = frozenset()
         federation = Federation(
             config,
             strategy,
@@ -111,8 +121,10 @@ def _run(
             data.truth,
             validating,
             ledger,
+            spending,
             here.checkpoint,
             console.client_done,
+            console.say,
         )
         setup = time.perf_counter() - started
         state, scores = federation.run(state, on_round)
@@ -121,10 +133,10 @@ def _run(
         targets = config.dataset.arguments["targets"]
         here.write_predictions(data.test, scores, data.truth, targets)
         by_site = per_group(scores, data.truth, tuple(targets), data.test["site"])
-        clients = with_scores(data, state.metrics, config.rounds, by_site)
+        clients = with_scores(data, state.metrics, state.round, by_site)
         here.write_csv(clients, "clients.csv")
         summary = summarise(config, data, state, by_site, clients, ledger, setup)
-        tracker.finish(summary, clients)
+        tracker.finish(summary, None if config.withholds else clients)
     return summary
 
 

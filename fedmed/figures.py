@@ -19,24 +19,31 @@ TALLEST = 9.0  # inches of rows
 BLUE = "#3b6fb6"
 
 
-def draw_partition(clients: pd.DataFrame, targets: tuple[str, ...], path: Path) -> None:
+def draw_partition(
+    clients: pd.DataFrame, targets: tuple[str, ...], path: Path, counted: str = "images"
+) -> None:
     """Draw who has what: how often each client's images show each target, their number, the skew.
 
     Args:
-        clients: as ``partition.describe`` makes it, one row a client.
-        targets: the target columns of ``clients``, numbers of positive images.
+        clients: as ``partition.describe`` makes it, one row a client; without a column
+            ``js_divergence`` no skew is drawn.
+        targets: the target columns of ``clients``, numbers of positive ``counted``.
         path: of the PNG.
+        counted: the column of the totals: images, or patients.
     """
     n = len(clients)
     rows = min(max(n * CELL, 0.9), max(NUMBERED * CELL, min(n * LOWEST, TALLEST)))
     shares = max(0.42 * len(targets), 1.2)
     layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.05, wspace=0.02)
     figure = Figure(figsize=(shares + 3.6, rows + 1.75), dpi=150, layout=layout)
-    heat, images, skew = figure.subplots(1, 3, width_ratios=[shares, 1.4, 0.9], sharey=True)
-    _draw_shares(heat, clients, targets)
-    _draw_bars(images, clients["images"], "images")
-    _draw_bars(skew, clients["js_divergence"].fillna(0), "JS divergence\nto the pool, bits")
-    figure.suptitle(_title(clients), fontsize=9, x=0.02, ha="left")
+    skewed = "js_divergence" in clients
+    widths = [shares, 1.4, 0.9][: 2 + skewed]
+    heat, totals, *rest = figure.subplots(1, len(widths), width_ratios=widths, sharey=True)
+    _draw_shares(heat, clients, targets, counted)
+    _draw_bars(totals, clients[counted], counted)
+    for skew in rest:
+        _draw_bars(skew, clients["js_divergence"].fillna(0), "JS divergence\nto the pool, bits")
+        figure.suptitle(_title(clients), fontsize=9, x=0.02, ha="left")
     figure.savefig(path)
 
 
@@ -55,7 +62,7 @@ def _draw_bars(axes: Axes, values: "pd.Series[float]", title: str) -> None:
     axes.barh(range(len(values)), values, color=BLUE, height=height)
     axes.set_title(title, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(2, min_n_ticks=2))
-    if title == "images":
+    if values.max() > 10:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.tick_params(axis="x", labelsize=7)
     axes.tick_params(axis="y", which="both", left=False, labelleft=False)
@@ -63,10 +70,10 @@ def _draw_bars(axes: Axes, values: "pd.Series[float]", title: str) -> None:
     axes.set_xlim(left=0)
 
 
-def _draw_shares(axes: Axes, clients: pd.DataFrame, targets: tuple[str, ...]) -> None:
+def _draw_shares(axes: Axes, clients: pd.DataFrame, targets: tuple[str, ...], counted: str) -> None:
     """Draw a colour for each share, by its root, so that rare findings show their skew too."""
-    images = clients[["images"]].to_numpy(float)
-    shares = 100 * clients[list(targets)].to_numpy(float) / np.maximum(images, 1)
+    totals = clients[[counted]].to_numpy(float)
+    shares = 100 * clients[list(targets)].to_numpy(float) / np.maximum(totals, 1)
     norm = PowerNorm(0.5, vmin=0, vmax=float(shares.max()) or 1.0)
     drawn = axes.imshow(shares, aspect="auto", cmap="Blues", norm=norm)
     axes.set_xticks(
@@ -78,7 +85,7 @@ def _draw_shares(axes: Axes, clients: pd.DataFrame, targets: tuple[str, ...]) ->
         fontsize=8,
     )
     axes.set_ylabel("client", fontsize=8)
-    axes.set_title("positive, % of images", fontsize=8)
+    axes.set_title(f"positive, % of {counted}", fontsize=8)
     if len(clients) > NUMBERED:
         axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
         axes.tick_params(axis="y", labelsize=7)

@@ -4,12 +4,14 @@ A network takes N×1×H×W float images and gives N×T logits, one a target.
 """
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from flwr.app import Array, ArrayRecord
 from monai.networks.nets import ViT
 from numpy.typing import NDArray
@@ -55,8 +57,75 @@ def vit(size: int, outputs: int) -> nn.Module:
     return _Logits(network)
 
 
-def build(model: cfg.Model, seed: int) -> nn.Module:
+class FrozenBatchNorm(nn.Module):
+    """Batch norm by statistics that stay as they are; its weight and bias are trained.
+
+    The statistics are those of ``model.weights``, or 0 and 1.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.register_buffer("running_mean", norm.running_mean)
+        self.register_buffer("running_var", norm.running_var)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the images, N×C×H×W, normalised channel by channel."""
+        return F.batch_norm(
+            images,
+            cast(Tensor, self.running_mean),
+            cast(Tensor, self.running_var),
+            self.weight,
+            self.bias,
+            eps=self.eps,
+        )
+
+
+def _group_norm(norm: nn.BatchNorm2d) -> nn.GroupNorm:
+    """Return a group norm of at most 32 groups (Wu and He 2018) with the weights of ``norm``."""
+    channels = norm.num_features
+    group = nn.GroupNorm(math.gcd(32, channels), channels, norm.eps)
+    group.weight, group.bias = norm.weight, norm.bias
+    return group
+
+
+_NORMS: dict[str, Callable[[nn.BatchNorm2d], nn.Module]] = {
+    "group": _group_norm,
+    "frozen": FrozenBatchNorm,
+}
+
+
+def without_batch_norm(network: nn.Module, norm: Literal["group", "frozen"]) -> nn.Module:
+    """Replace each batch norm, in place: it makes an image's gradient depend on other images."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, _NORMS[norm](child))
+    return network
+
+
+def check_private(network: nn.Module) -> None:
+    """Refuse a network that Opacus's validator refuses: one that mixes images or tracks them.
+
+    Raises:
+        ConfigError: naming the layer.
+    """
+    from opacus.validators import ModuleValidator  # takes a second, and is needed once
+
+    if errors := ModuleValidator.validate(network.train(), strict=False):
+        reason = str(errors[0]).splitlines()[0]
+        raise ConfigError(f"model.network: not for privacy=dpsgd: {reason}")
+
+
+def build(
+    model: cfg.Model, seed: int, norm: Literal["batch", "group", "frozen"] = "batch"
+) -> nn.Module:
     """Return the network with its initial weights: from the file, or drawn from the run's seed.
+
+    Args:
+        model: the network's configuration.
+        seed: of the run.
+        norm: what its batch norms become; their weights are kept.
 
     Raises:
         ConfigError: if the file is absent, not safetensors, or does not fit the network.
@@ -64,6 +133,8 @@ def build(model: cfg.Model, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "weights"))
         network = cast(nn.Module, model.network.build())
+    if norm != "batch":
+        network = without_batch_norm(network, norm)
     if model.weights is not None:
         load(network, read_weights(model.weights, network))
     return network

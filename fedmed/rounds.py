@@ -20,6 +20,7 @@ from fedmed.errors import FedmedError
 from fedmed.metrics import Floats
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Ledger, PrivateStrategy
+from fedmed.privacy.spending import NOISE, Spending
 from fedmed.runner.engine import Engine
 from fedmed.seeding import seeded_globals
 
@@ -46,9 +47,11 @@ class Federation:
         engine: where the clients run.
         truth: labels of the test images, N×T.
         validating: the clients that have patients for validation.
-        ledger: of the strategy's private releases, if it makes any.
+        ledger: of private releases, if there are any.
+        spending: pays for the clients' private training, if it is.
         checkpoint: the file.
         on_client: called with a client when it has answered.
+        say: called with a line that a person should see.
     """
 
     config: Config
@@ -57,8 +60,10 @@ class Federation:
     truth: Floats
     validating: frozenset[int]
     ledger: Ledger | None
+    spending: Spending | None
     checkpoint: Path
     on_client: Callable[[int], None]
+    say: Callable[[str], None]
 
     def run(self, state: Checkpoint, on_round: OnRound) -> tuple[Checkpoint, Floats]:
         """Take the run from ``state`` through its last round.
@@ -86,6 +91,9 @@ class Federation:
             on_round(0, state.metrics)
         scores = None
         for round_ in range(state.round + 1, self.config.rounds + 1):
+            if self._spent_out(round_):
+                self.say(f"[yellow]no client can pay for round {round_}: the run ends here")
+                break
             done = len(state.metrics)
             state, scores = self._round(round_, state)
             on_round(round_, state.metrics[done:])
@@ -98,17 +106,15 @@ class Federation:
         self.engine.round = round_
         arrays, scores = to_record(state.arrays), None
         rows, replies = self._train(round_, arrays)
-        if self.ledger and isinstance(self.strategy, PrivateStrategy):
-            self.ledger.record(self.strategy.privacy_event(round_))  # before the release is made
         with seeded_globals(self.config.seed, "aggregate", round_):
             aggregated, _ = self.strategy.aggregate_train(round_, replies)
         arrays = arrays if aggregated is None else aggregated
-        if round_ % self.config.evaluate_every == 0 or round_ == self.config.rounds:
+        last = round_ == self.config.rounds or self._spent_out(round_ + 1)
+        if round_ % self.config.evaluate_every == 0 or last:
             rows += self._validate(round_, arrays)
             test_rows, scores = self._test(round_, arrays)
             rows += test_rows
-            if self.ledger:
-                rows.append((round_, "privacy", POOLED, "epsilon", self.ledger.epsilon()))
+        rows += self._spent(round_)
         state = Checkpoint(
             data=state.data,
             arrays=from_record(arrays),
@@ -125,11 +131,41 @@ class Federation:
         return state, scores
 
     def _train(self, round_: int, arrays: ArrayRecord) -> tuple[list[Row], list[Message]]:
+        config = ConfigRecord()
+        if self.spending:
+            config[NOISE] = self.spending.noise_multipliers()
         with seeded_globals(self.config.seed, "configure", round_):
-            orders = self.strategy.configure_train(round_, arrays, ConfigRecord(), self.engine)
-        replies = self._exchange(orders)
+            orders = list(self.strategy.configure_train(round_, arrays, config, self.engine))
+        replies = self._exchange(self._paid(round_, orders))
         rows = self._rows(round_, "train", replies)
         return [*rows, (round_, "train", POOLED, "cohort", float(len(replies)))], replies
+
+    def _paid(self, round_: int, orders: list[Message]) -> list[Message]:
+        """Return the orders to clients that can pay; what they release is in the ledger by then."""
+        if self.ledger and isinstance(self.strategy, PrivateStrategy):
+            self.ledger.record(*self.strategy.privacy_events(round_))
+        if not self.spending:
+            return orders
+        to = {self._client(order.metadata.dst_node_id): order for order in orders}
+        before = set(self.spending.ledger.stopped)
+        able = self.spending.admit(round_, to)
+        for client in sorted(set(self.spending.ledger.stopped) - before):
+            self.say(f"[yellow]client {client} stops before round {round_}: its budget is spent")
+        return [to[client] for client in able]
+
+    def _spent_out(self, round_: int) -> bool:
+        return self.spending is not None and self.spending.exhausted(round_)
+
+    def _spent(self, round_: int) -> list[Row]:
+        """Return ε of each unit, and of each client's, so far."""
+        rows: list[Row] = []
+        for i, unit in enumerate(self.ledger.units() if self.ledger else ()):
+            assert self.ledger
+            name = "epsilon" if i == 0 else f"epsilon/{unit}"  # units do not mix
+            per_client = self.ledger.per_client(unit)
+            rows += [(round_, "privacy", k, name, value) for k, value in per_client.items()]
+            rows.append((round_, "privacy", POOLED, name, self.ledger.epsilon(unit)))
+        return rows
 
     def _validate(self, round_: int, arrays: ArrayRecord) -> list[Row]:
         with seeded_globals(self.config.seed, "configure validation", round_):

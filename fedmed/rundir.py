@@ -24,7 +24,7 @@ from fedmed.metrics import Floats
 from fedmed.models import Arrays
 from fedmed.trees import write_atomically
 
-VERSIONS = ("fedmed", "flwr", "torch", "monai", "flwr-datasets", "dp-accounting", "numpy")
+VERSIONS = ("fedmed", "flwr", "torch", "monai", "flwr-datasets", "dp-accounting", "opacus", "numpy")
 
 
 class RunDirectory:

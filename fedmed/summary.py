@@ -64,7 +64,7 @@ def summarise(
         ledger: of private releases, if there were any.
         setup: seconds before the first round.
     """
-    last = [row for row in state.metrics if row[0] == config.rounds]
+    last = [row for row in state.metrics if row[0] == state.round]
     test = {metric: value for _, scope, _, metric, value in last if scope == "test"}
     targets = config.dataset.arguments["targets"]
     auroc = {t: test[f"auroc/{t}"] for t in targets if f"auroc/{t}" in test}
@@ -75,6 +75,7 @@ def summarise(
         **data.hashes,
         "model_sha256": models.arrays_sha256(state.arrays),
         "seed": config.seed,
+        "caveats": data.caveats,
         "rounds_done": state.round,
         "patients": {role: int(n) for role, n in data.assigned["role"].value_counts().items()},
         "images": {split: int(n) for split, n in data.store.table["split"].value_counts().items()},

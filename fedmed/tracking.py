@@ -5,7 +5,7 @@ What leaves for wandb names no patient, image, file, host or user.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -99,10 +99,17 @@ class Tracker:
             table = wandb.Table(dataframe=clients)
             self._run.log({"clients": table, "partition": wandb.Image(str(picture))})
 
-    def finish(self, summary: dict[str, Any], clients: pd.DataFrame) -> None:
-        """Log the summary and the last scores of each client."""
+    def log_audit(self, values: Mapping[str, float], picture: Path) -> None:
+        """Log an audit, made after the run: its figures and their picture."""
         if self._run:
-            self._run.log({"clients/final": wandb.Table(dataframe=clients)})
+            self._run.log({"audit": wandb.Image(str(picture))})
+            self._run.summary.update(dict(values))
+
+    def finish(self, summary: dict[str, Any], clients: pd.DataFrame | None) -> None:
+        """Log the summary and, unless they are withheld, the last scores of each client."""
+        if self._run:
+            if clients is not None:
+                self._run.log({"clients/final": wandb.Table(dataframe=clients)})
             self._run.summary.update({k: v for k, v in summary.items() if k != "run_dir"})
 
 

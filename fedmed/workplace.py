@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from flwr.app import ArrayRecord
+from numpy.typing import NDArray
 from torch import nn
 
 from fedmed import config as cfg
@@ -43,6 +44,14 @@ class Workplace:
         mine = (self.index["role"] == role) & (self.index["client"] == client)
         return Examples(self.pixels, self.labels, self.index.index[mine].to_numpy())
 
+    def units(self, role: str, client: int) -> NDArray[np.intp]:
+        """Return whose each of a client's examples is, coded from 0: a patient's, or its own."""
+        rows = self.examples(role, client).rows
+        privacy = self.config.privacy
+        if isinstance(privacy, cfg.DPSGD) and privacy.unit == "image":
+            return np.arange(len(rows))
+        return pd.factorize(self.index.loc[rows, "patient"])[0]
+
     def receive(self, arrays: ArrayRecord, own: ArrayRecord | None = None) -> None:
         """Set the network to the message's arrays, the client's own, and else its first state."""
         state = dict(self.initial) | models.from_record(arrays)
@@ -67,7 +76,7 @@ def _open(overrides: str, store_path: str, table_path: str, partition_path: str)
         partition.read(Path(partition_path)).set_index("patient"), "patient"
     )
     pixels = store.pixels_of(Path(store_path))
-    network = models.build(config.model, config.seed)
+    network = models.build(config.model, config.seed, config.norm)
     initial = models.arrays_of(network)
     network = network.to(device(config.runner))
     if config.client.channels_last:

@@ -1,16 +1,32 @@
 """DP-FedAvg (McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018).
 
 Client-level differential privacy. Each round every client joins with probability q (Poisson
-sampling). Its update, all arrays together, is clipped to an L2 norm of S. The server adds Gaussian
-noise of standard deviation z·S to the sum of the updates and divides by the *expected* cohort q·K
-(paper, algorithm 1, the estimator with a fixed denominator and uniform weights), so that adding or
-removing one client changes the sum by at most S. An empty cohort is a release of noise alone.
+sampling). Its update, all arrays together, is clipped to an L2 norm of C, the sum of the updates
+gets Gaussian noise of standard deviation z·C, and the global weights move by the noisy mean.
+
+Where the noise is added decides from whom it protects.
+
+- ``central``: the server clips and adds it, and is trusted. Nobody else learns who joined, so the
+  sampling amplifies the privacy. The sum is divided by the *expected* cohort q·K (paper, algorithm
+  1, the estimator with a fixed denominator), so that one client more or less changes it by at most
+  C. An empty cohort is a release of noise alone.
+- ``distributed``: each of a cohort's n members clips, and adds a share of deviation z·C/√n. The
+  server, who must see nothing but the sum (secure aggregation), is what it protects from; and the
+  server knows the cohort, so no amplification is claimed.
+- ``local``: each member adds the full noise, and nobody is trusted. What is hidden is which update
+  a client sent, of all that it may have sent; two clipped updates differ by up to 2C.
+
+The clipping norm is fixed, or follows a quantile of the updates' norms (Andrew et al.,
+Differentially Private Learning with Adaptive Clipping, NeurIPS 2021).
 """
 
-from collections.abc import Iterable
-from typing import Annotated, Any
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
@@ -21,11 +37,108 @@ from flwr.app import (
 )
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from numpy.typing import NDArray
 from pydantic import Field
 
-from fedmed.models import Arrays, from_record, to_record
+from fedmed.client.rule import LocalRule
+from fedmed.errors import ConfigError, FedmedError
+from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
-from fedmed.seeding import generator
+from fedmed.privacy.noise import Source, source
+from fedmed.seeding import seed_of
+
+Noise = Literal["central", "distributed", "local"]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Quantile = Annotated[float, Field(ge=0, le=1)] | None
+Update = dict[str, NDArray[np.float64]]
+ASSUMPTIONS: dict[Noise, str] = {
+    "central": "the server is trusted with each update; who joined a round stays its secret",
+    "distributed": "the server sees only the sum of a cohort's updates (secure aggregation, which "
+    "is simulated); if h of n members are honest the noise is sqrt(h/n) of what is stated",
+    "local": "each update is noisy before it leaves its client: no server is trusted",
+}
+CPU = torch.device("cpu")
+CLIPPING = "clipping"  # the record of a reply that says whether the update was below the norm
+
+
+def update_noise(noise_multiplier: float, quantile: float | None, count_noise: float) -> float:
+    """Return the noise multiplier of the updates that leaves room for that of the clipped count.
+
+    The two together cost what ``noise_multiplier`` costs alone: (z⁻² - (2σ_b)⁻²)^-½ (Andrew et al.
+    2021, theorem 1). The 2 is there because each client counts as plus or minus a half.
+
+    Raises:
+        ConfigError: if the count's noise is so small that it alone costs more.
+    """
+    if quantile is None or noise_multiplier == 0:
+        return noise_multiplier
+    if 2 * count_noise <= noise_multiplier:
+        raise ConfigError(
+            "strategy.count_noise: must be more than half of strategy.noise_multiplier "
+            f"({noise_multiplier:g}), or the count alone spends more; got {count_noise:g}"
+        )
+    return 1 / math.sqrt(noise_multiplier**-2 - (2 * count_noise) ** -2)
+
+
+def clip(arrays: ArrayRecord, start: ArrayRecord, norm: float) -> tuple[Update, float]:
+    """Return the update from ``start`` to ``arrays``, clipped, and its vote on the norm.
+
+    The vote is ½ if the update's L2 norm, over all arrays together, is at most ``norm``, else -½.
+    """
+    origin = from_record(start)
+    update = {k: w.astype(np.float64) - origin[k] for k, w in from_record(arrays).items()}
+    length = math.sqrt(sum(float(np.square(step).sum()) for step in update.values()))
+    if length <= norm:
+        return update, 0.5
+    return {k: step * (norm / length) for k, step in update.items()}, -0.5
+
+
+def gaussian(shapes: Mapping[str, NDArray[Any]], deviation: float, draws: Source) -> Update:
+    """Return noise in the shapes of some arrays."""
+    return {
+        k: deviation * draws.normal(w.size).numpy().astype(np.float64).reshape(w.shape)
+        for k, w in shapes.items()
+    }
+
+
+class NoisyUpdate(LocalRule):
+    """Clips an update and adds the client's noise, so that what travels is already noisy.
+
+    Args:
+        noise: where noise is added; for ``central`` nothing is done here.
+        noise_multiplier, quantile, count_noise, secure_noise: see DPFedAvg.
+    """
+
+    def __init__(
+        self,
+        noise: Noise,
+        noise_multiplier: NonNegative,
+        quantile: Quantile,
+        count_noise: Positive,
+        secure_noise: bool = False,
+    ) -> None:
+        self.noise = noise
+        self.quantile = quantile
+        self.update_noise = update_noise(noise_multiplier, quantile, count_noise)
+        self.count_noise = count_noise
+        self.secure_noise = secure_noise
+
+    def reply(self, sent: RecordDict, content: RecordDict, seed: int) -> None:
+        """Replace the trained arrays by the global ones plus the clipped, noisy update."""
+        if self.noise == "central":
+            return
+        start, config = sent.array_records["arrays"], sent.config_records["config"]
+        norm, cohort = float(str(config["clip-norm"])), int(str(config["cohort"]))
+        share = 1.0 if self.noise == "local" else 1 / math.sqrt(cohort)
+        update, vote = clip(content.array_records["arrays"], start, norm)
+        draws = source(seed_of(seed, "update"), CPU, self.secure_noise)
+        noise = gaussian(update, share * self.update_noise * norm, draws)
+        noisy = {k: w + update[k] + noise[k] for k, w in from_record(start).items()}
+        content["arrays"] = to_record({k: w.astype(np.float32) for k, w in noisy.items()})
+        if self.quantile is not None:
+            vote += share * self.count_noise * float(draws.normal(1))
+            content[CLIPPING] = ConfigRecord({"vote": vote})
 
 
 class DPFedAvg(FedAvg):
@@ -34,40 +147,67 @@ class DPFedAvg(FedAvg):
     Args:
         fraction_train: q, the probability with which each client joins a round.
         noise_multiplier: z, the noise's standard deviation over the clipping norm.
-        clip_norm: S, the largest L2 norm of an update.
+        clip_norm: C, the largest L2 norm of an update; the first one if it adapts.
         delta: δ of the guarantee.
         seed: of cohorts and noise.
+        noise: where the noise is added.
+        quantile: γ, the share of the updates that the clipping norm shall not cut; None fixes it.
+        clip_lr: η_C, by which the clipping norm follows.
+        count_noise: σ_b, the noise's standard deviation on the number of updates not cut.
+        nominal_clients: of the large federation that this run simulates; None: of none.
+        nominal_cohort: its expected cohort, to whose mean the noise is scaled.
+        secure_noise: whether cohorts and noise come from the operating system, not from the seed.
         fedavg: what Flower's FedAvg takes.
     """
 
     def __init__(
         self,
         fraction_train: Annotated[float, Field(gt=0, le=1)],
-        noise_multiplier: Annotated[float, Field(ge=0)],
-        clip_norm: Annotated[float, Field(gt=0)],
+        noise_multiplier: NonNegative,
+        clip_norm: Positive,
         delta: Annotated[float, Field(gt=0, lt=1)],
         seed: Annotated[int, Field(ge=0)],
+        noise: Noise = "central",
+        quantile: Quantile = None,
+        clip_lr: Positive = 0.2,
+        count_noise: Positive = 1.0,
+        nominal_clients: Annotated[int, Field(ge=1)] | None = None,
+        nominal_cohort: Positive | None = None,
+        secure_noise: bool = False,
         **fedavg: Any,
     ) -> None:
         super().__init__(fraction_train=fraction_train, **fedavg)
+        _check_nominal(noise, nominal_clients, nominal_cohort)
         self.noise_multiplier = noise_multiplier
+        self.update_noise = update_noise(noise_multiplier, quantile, count_noise)
         self.clip_norm = clip_norm
         self.delta = delta
         self.seed = seed
-        self._global: dict[str, np.ndarray[Any, Any]] = {}
-        self._expected_cohort = 0.0
+        self.noise = noise
+        self.quantile = quantile
+        self.clip_lr = clip_lr
+        self.count_noise = count_noise
+        self.nominal_clients = nominal_clients
+        self.nominal_cohort = nominal_cohort
+        self.secure_noise = secure_noise
+        self._global = ArrayRecord()
+        self._cohort: list[int] = []  # the clients of the round
+        self._divisor = 0.0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Draw the cohort: each client on its own, with probability q."""
         nodes = list(grid.get_node_ids())
-        joins = generator(self.seed, "cohort", server_round).random(len(nodes))
-        cohort = [n for n, u in zip(nodes, joins, strict=True) if u < self.fraction_train]
-        self._global = from_record(arrays)
-        self._expected_cohort = self.fraction_train * len(nodes)
+        joins = self._draws("cohort", server_round).uniform(len(nodes))
+        self._cohort = [client for client, u in enumerate(joins) if u < self.fraction_train]
+        central = self.noise == "central"
+        self._divisor = self.fraction_train * len(nodes) if central else float(len(self._cohort))
+        self._global = arrays
         config["server-round"] = server_round
+        config["clip-norm"], config["cohort"] = self.clip_norm, len(self._cohort)
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        cohort = [nodes[client] for client in self._cohort]
         return self._construct_messages(record, cohort, MessageType.TRAIN)
 
     def aggregate_train(
@@ -76,25 +216,98 @@ class DPFedAvg(FedAvg):
         """Return the global arrays moved by the noisy mean of the clipped updates."""
         valid, _ = self._check_and_log_replies(replies, is_train=True)
         contents = [reply.content for reply in valid]
-        total = self._noise(server_round)
+        if self.noise == "distributed" and len(contents) < len(self._cohort):
+            raise FedmedError(
+                f"round {server_round}: {len(contents)} of {len(self._cohort)} clients answered, "
+                "so shares of the noise are missing; strategy.noise=local does not need them all"
+            )
+        if not self._divisor:
+            return self._global, None  # a cohort that is known to be empty releases nothing
+        total, votes = self._noise(server_round)
         for content in contents:
-            for name, step in self._clipped(content[self.arrayrecord_key]).items():
+            update, vote = self._update(content)
+            votes += vote
+            for name, step in update.items():
                 total[name] += step
-        new = {k: w + (total[k] / self._expected_cohort) for k, w in self._global.items()}
-        metrics = self.train_metrics_aggr_fn(contents, self.weighted_by_key) if contents else None
-        return to_record({k: v.astype(np.float32) for k, v in new.items()}), metrics
+        start = from_record(self._global)
+        new = {k: w + (total[k] / self._divisor) for k, w in start.items()}
+        if self.quantile is not None:
+            below = 0.5 + votes / self._divisor
+            self.clip_norm *= math.exp(-self.clip_lr * (below - self.quantile))
+        norm = MetricRecord({"clip-norm": self.clip_norm})
+        return to_record({k: v.astype(np.float32) for k, v in new.items()}), norm
 
-    def privacy_event(self, server_round: int) -> Event:
-        """Return the release of a round: its sensitivity is the clipping norm."""
-        return Event(server_round, "client", self.noise_multiplier, self.fraction_train)
+    def privacy_events(self, server_round: int) -> list[Event]:
+        """Return the releases of a round, to anyone from whom its noise protects.
 
-    def _noise(self, server_round: int) -> dict[str, np.ndarray[Any, Any]]:
-        rng = generator(self.seed, "noise", server_round)
-        deviation = self.noise_multiplier * self.clip_norm
-        return {k: rng.normal(0.0, deviation, w.shape) for k, w in self._global.items()}
+        A central one concerns every client alike. Where the server is not trusted, who did not
+        join has released nothing, and who did has no sampling to hide behind.
+        """
+        z = self.noise_multiplier
+        if self.noise == "central":
+            rate = self.fraction_train
+            if self.nominal_clients and self.nominal_cohort:
+                rate = self.nominal_cohort / self.nominal_clients
+            return [Event(server_round, "client", z, rate)]
+        if self.noise == "local":  # two clipped updates differ by up to 2C
+            one = Event(server_round, "client", z / 2, 1.0, neighbouring="replace-one")
+        else:
+            one = Event(server_round, "client", z, 1.0)
+        return [replace(one, client=client) for client in self._cohort]
 
-    def _clipped(self, arrays: Any) -> Arrays:
-        update = {k: w.astype(np.float64) - self._global[k] for k, w in from_record(arrays).items()}
-        norm = np.sqrt(sum(float(np.square(step).sum()) for step in update.values()))
-        scale = min(1.0, self.clip_norm / norm) if norm > 0 else 1.0
-        return {k: step * scale for k, step in update.items()}
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the guarantee rests on, for the ledger."""
+        stated = [ASSUMPTIONS[self.noise]]
+        if self.quantile is not None:
+            stated.append(
+                "the clipping norm is released each round; its cost is within the noise multiplier"
+            )
+        if self.nominal_clients and self.nominal_cohort:
+            stated.append(
+                f"SIMULATION: noise and sampling are those of an expected cohort of "
+                f"{self.nominal_cohort:g} among {self.nominal_clients} clients that do not exist; "
+                "the clients of this run have no such guarantee"
+            )
+        return tuple(stated)
+
+    def _noise(self, server_round: int) -> tuple[Update, float]:
+        """Return the server's noise on the sum and on the votes."""
+        draws = self._draws("noise", server_round)
+        scale = 0.0 if self.noise != "central" else 1.0
+        if self.nominal_cohort:
+            scale = self._divisor / self.nominal_cohort
+        deviation = scale * self.update_noise * self.clip_norm
+        total = gaussian(from_record(self._global), deviation, draws)
+        return total, scale * self.count_noise * float(draws.normal(1))
+
+    def _draws(self, purpose: str, server_round: int) -> Source:
+        return source(seed_of(self.seed, purpose, server_round), CPU, self.secure_noise)
+
+    def _update(self, content: RecordDict) -> tuple[Update, float]:
+        """Return a client's share of the sum and its vote on the clipping norm."""
+        arrays = content.array_records[self.arrayrecord_key]
+        if self.noise == "central":
+            return clip(arrays, self._global, self.clip_norm)
+        update, _ = clip(arrays, self._global, math.inf)  # the client has clipped it
+        vote = content.config_records[CLIPPING]["vote"] if self.quantile is not None else 0.0
+        return update, float(str(vote))
+
+
+def _check_nominal(noise: Noise, clients: int | None, cohort: float | None) -> None:
+    if (clients is None) != (cohort is None):
+        raise ConfigError(
+            "strategy.nominal_cohort: a simulated federation takes both strategy.nominal_clients "
+            "and strategy.nominal_cohort"
+        )
+    if clients is not None and cohort is not None:
+        if cohort > clients:
+            raise ConfigError(
+                f"strategy.nominal_cohort: at most strategy.nominal_clients ({clients}), "
+                f"got {cohort:g}"
+            )
+        if noise != "central":
+            raise ConfigError(
+                f"strategy.nominal_clients: takes strategy.noise=central, got {noise}: clients "
+                "that are not there can add no noise"
+            )

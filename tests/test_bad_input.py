@@ -22,7 +22,7 @@ NIH = ("+experiment=nih",)
         (["client.lrr=1"], "client.lrr: unknown key; client takes optimizer, lr,"),
         (["+client.lrr=1"], "client.lrr: unknown key"),
         (["+dataset.lrr=1"], "dataset.lrr: unknown key; dataset takes"),
-        (["strategy=foo"], "strategy=foo: unknown; strategy takes dp_fedavg, fedadam"),
+        (["strategy=foo"], "strategy=foo: unknown; strategy takes dp_fedavg, dp_fedavg_adaptive"),
         (["experiment=quickstart"], "experiment: is added with a +, as in +experiment="),
         (["+experiment=foo"], "experiment=foo: unknown; experiment takes"),
         (["client.lr=fast"], "client.lr: input should be a valid number"),

@@ -2,35 +2,21 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import RecordDict
 from scipy import integrate, optimize, stats
 
-from fedmed import flower
 from fedmed.client.rule import LocalRule
 from fedmed.client.training import train
 from fedmed.config import compose
 from fedmed.examples import Examples
-from fedmed.models import from_record, to_record
 from fedmed.privacy import Event, epsilon
-from fedmed.strategies.dp_fedavg import DPFedAvg
 from fedmed.strategies.fedprox import ProximalTerm
 
 DELTA = 1e-5
-SHAPES = {"a": (50, 40), "b": (30,)}
-
-
-class FourNodes:
-    """All of a Grid that a strategy asks for."""
-
-    def get_node_ids(self) -> list[int]:
-        return [1, 2, 3, 4]
 
 
 def test_fedprox_gradient_is_that_of_the_squared_norm() -> None:
@@ -71,79 +57,6 @@ def test_fedprox_holds_clients_near_the_global_weights() -> None:
     free, loose, tight = (distance(r) for r in (LocalRule(), ProximalTerm(0.0), ProximalTerm(5.0)))
     assert free == loose
     assert tight < 0.8 * free
-
-
-def strategy(z: float, clip: float = 1.0, q: float = 1.0) -> DPFedAvg:
-    return DPFedAvg(q, z, clip, DELTA, seed=0, weighted_by_key="weight", fraction_evaluate=1.0)
-
-
-def release(dp: DPFedAvg, updates: list[float], round_: int = 1) -> dict[str, np.ndarray]:
-    """Return the released step when each client moves every weight by its update."""
-    flower.host()
-    start = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
-    orders = dp.configure_train(round_, to_record(start), ConfigRecord(), FourNodes())
-    replies = []
-    for order, update in zip(orders, updates, strict=False):
-        moved = to_record({k: v + np.float32(update) for k, v in start.items()})
-        metrics = MetricRecord({"weight": 1.0, "num-examples": 1})
-        replies.append(Message(RecordDict({"arrays": moved, "metrics": metrics}), reply_to=order))
-    arrays, _ = dp.aggregate_train(round_, replies)
-    assert arrays is not None
-    return from_record(arrays)
-
-
-def test_dp_fedavg_clips_each_update_over_all_arrays() -> None:
-    size = sum(math.prod(shape) for shape in SHAPES.values())
-    small = 0.5 / math.sqrt(size)  # norm 0.5: not clipped
-    step = release(strategy(0.0), [small, 100.0, -100.0, 100.0])
-    clipped = 1.0 / math.sqrt(size)  # norm 1
-    for array in step.values():
-        np.testing.assert_allclose(array, (small + clipped) / 4, rtol=1e-5)
-
-
-def test_dp_fedavg_noise_has_the_stated_deviation() -> None:
-    noise = np.concatenate([a.ravel() for a in release(strategy(1.5, clip=2.0), []).values()])
-    expected = 1.5 * 2.0 / 4  # z·S over the expected cohort
-    assert stats.kstest(noise, "norm", args=(0, expected)).pvalue > 0.001
-    again = np.concatenate([a.ravel() for a in release(strategy(1.5, clip=2.0), []).values()])
-    other = np.concatenate([a.ravel() for a in release(strategy(1.5, 2.0), [], 2).values()])
-    np.testing.assert_array_equal(noise, again)
-    assert not np.array_equal(noise, other)
-
-
-def test_dp_fedavg_draws_each_client_with_probability_q() -> None:
-    flower.host()
-    dp = strategy(1.0, q=0.3)
-    start = to_record({"a": np.zeros(1, np.float32)})
-    cohorts = [
-        [m.metadata.dst_node_id for m in dp.configure_train(r, start, ConfigRecord(), FourNodes())]
-        for r in range(2000)
-    ]
-    counts = [sum(node in cohort for cohort in cohorts) for node in (1, 2, 3, 4)]
-    assert all(stats.binomtest(count, 2000, 0.3).pvalue > 1e-4 for count in counts)
-    assert [] in cohorts  # an empty cohort is a release too, of noise alone
-
-
-def test_dp_fedavg_learns_without_noise_and_not_with_much(
-    launch: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
-    task = (
-        *TINY,
-        "dataset.patients=300",
-        "dataset.targets=[view]",
-        "strategy=dp_fedavg",
-        "strategy.fraction=1.0",
-        "rounds=6",
-        "evaluate_every=6",
-    )
-    quiet, loud = (
-        launch(*task, f"strategy.noise_multiplier={z}", folder=tmp_path / z) for z in ("0", "3")
-    )
-    assert quiet["test"]["macro_auroc"] > 0.85
-    assert loud["test"]["macro_auroc"] < 0.7
-    assert quiet["privacy"]["epsilon"] == "inf"
-    assert 0 < loud["privacy"]["epsilon"] < 100
-    assert loud["privacy"]["unit"] == "client"
 
 
 @pytest.mark.parametrize(("z", "rounds"), [(1.0, 1), (2.0, 10), (5.0, 100)])

@@ -8,9 +8,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from fedmed import metrics, models
-from fedmed.client import training
+from fedmed.client import dpsgd, training
 from fedmed.client.rule import LocalRule
+from fedmed.config import DPSGD
 from fedmed.examples import predict
+from fedmed.privacy.spending import NOISE
+from fedmed.release import utility
 from fedmed.seeding import seed_of
 from fedmed.workplace import Workplace, workplace
 
@@ -23,17 +26,41 @@ app = ClientApp()
 def train(message: Message, context: Context) -> Message:
     """Train on the client's training patients and return its weights."""
     here, client, round_ = _arrive(message, context)
-    config = here.config
+    config, privacy = here.config, here.config.privacy
     examples = here.examples("train", client)
     rule = config.strategy.local.build() if config.strategy.local else LocalRule()
     seed = seed_of(config.seed, "train", round_, client)
-    loss, steps = training.train(here.network, examples, config.client, rule, context.state, seed)
+    if isinstance(privacy, DPSGD):
+        unit = here.units("train", client)
+        noise = message.content.config_records["config"][NOISE]
+        assert isinstance(noise, list)
+        loss, steps = dpsgd.train(
+            here.network,
+            examples,
+            unit,
+            config.client,
+            privacy,
+            float(noise[client]),
+            rule,
+            context.state,
+            seed,
+        )
+        size = int(unit.max()) + 1
+    else:
+        loss, steps = training.train(
+            here.network, examples, config.client, rule, context.state, seed
+        )
+        size = len(examples)
     parameters_only = config.strategy.state == "parameters"
     if parameters_only and (buffers := models.buffers_of(here.network)):
         context.state[BUFFERS] = models.to_record(buffers)
     arrays = models.to_record(models.arrays_of(here.network, parameters_only))
-    values = _metrics(config.strategy.weighting, len(examples), loss=loss, steps=steps)
-    return Message(RecordDict({"arrays": arrays, "metrics": values}), reply_to=message)
+    values = _metrics(config.strategy.weighting, size, steps=steps)
+    if not config.withholds:
+        values["loss"] = loss
+    content = RecordDict({"arrays": arrays, "metrics": values})
+    rule.reply(message.content, content, seed)
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()
@@ -46,8 +73,9 @@ def evaluate(message: Message, context: Context) -> Message:
     targets = tuple(here.config.dataset.arguments["targets"])
     auroc = metrics.macro(metrics.per_target(scores, truth, targets)["auroc"])
     loss = metrics.bce(scores, truth)
+    served = utility(scores, truth, here.index.loc[examples.rows, "patient"].tolist())
     weighting = here.config.strategy.weighting
-    values = _metrics(weighting, len(examples), loss=loss, macro_auroc=auroc)
+    values = _metrics(weighting, len(examples), loss=loss, macro_auroc=auroc, utility=served)
     return Message(RecordDict({"metrics": values}), reply_to=message)
 
 

@@ -19,3 +19,12 @@ class LocalRule:
 
     def finish(self, network: nn.Module, state: RecordDict) -> None:
         """See the network after the last step."""
+
+    def reply(self, sent: RecordDict, content: RecordDict, seed: int) -> None:
+        """Change what travels back, in place.
+
+        Args:
+            sent: what the server sent: global arrays and its config.
+            content: trained arrays and metrics, on their way to the server.
+            seed: of the client's random streams in this round.
+        """

@@ -47,7 +47,7 @@ def train(
         The mean loss over the steps, and the number of steps.
     """
     device = next(network.parameters()).device
-    optimizer = _optimizer(network, how)
+    optimizer = optimizer_of(network, how)
     rng = torch.Generator().manual_seed(seed)
     network.train()
     rule.start(network, state)
@@ -85,7 +85,7 @@ def batches(n: int, how: Client, seed: int) -> Iterator[NDArray[np.intp]]:
         yield order[starts[at] : starts[at + 1] if at + 1 < len(starts) else n]
 
 
-def _optimizer(network: nn.Module, how: Client) -> optim.Optimizer:
+def optimizer_of(network: nn.Module, how: Client) -> optim.Optimizer:
     """Return the optimizer; fused, since a step over many small tensors is mostly overhead."""
     common: dict[str, Any] = {"lr": how.lr, "weight_decay": how.weight_decay, "fused": True}
     if how.optimizer == "sgd":

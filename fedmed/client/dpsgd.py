@@ -1,0 +1,257 @@
+"""DP-SGD at a client (Abadi et al. 2016), with the patient or the image as the unit.
+
+At each step every unit is drawn with probability q on its own (Poisson sampling). A unit's
+gradient is the *sum* of the gradients of its images in the step. It is clipped, all parameters
+together, to an L2 norm of C. The clipped gradients are summed, Gaussian noise of standard deviation
+z·C is added, and the result is divided by the *expected* number of units q·n, which is public;
+an empty draw is a step of noise alone. So adding or removing a unit changes the sum by at most C,
+and the step is a Poisson-sampled Gaussian mechanism with noise multiplier z.
+
+The loss of an image is the sum of the binary cross-entropies of its known labels over the number
+of targets. It depends on no other image, and neither does the network: batch norms are gone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from fedmed.client.augment import augment
+from fedmed.client.rule import LocalRule
+from fedmed.client.training import optimizer_of
+from fedmed.config import DPSGD, Client
+from fedmed.examples import Examples
+from fedmed.privacy.noise import Source, source
+from fedmed.privacy.spending import schedule
+from fedmed.seeding import seed_of
+
+Rows = NDArray[np.intp]
+
+
+def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's binary cross-entropy summed over its known labels, over T: n×T → n."""
+    known = ~labels.isnan()
+    each = F.binary_cross_entropy_with_logits(
+        logits, labels.nan_to_num(), weight=known.to(logits.dtype), reduction="none"
+    )
+    losses: Tensor = each.mean(dim=1)
+    return losses
+
+
+class ClippedSum:
+    """A running sum of clipped gradients.
+
+    Attributes:
+        total: the sum, flat, over all parameters in their order.
+
+    Args:
+        network: whose gradients; its parameters' ``grad`` become views of the sum.
+        clip_norm: C.
+    """
+
+    def __init__(self, network: nn.Module, clip_norm: float) -> None:
+        self._network = network
+        self._clip_norm = clip_norm
+        self._parameters = dict(network.named_parameters())
+        sizes = [p.numel() for p in self._parameters.values()]
+        self.total = next(network.parameters()).new_zeros(sum(sizes))
+        self._parts = dict(zip(self._parameters, torch.split(self.total, sizes), strict=True))
+        for name, p in self._parameters.items():
+            p.grad = self._parts[name].view(p.shape)
+        self._per_image = vmap(
+            grad_and_value(self._loss), in_dims=(None, 0, 0), randomness="different"
+        )
+
+    def add_units(self, images: Tensor, labels: Tensor, unit: NDArray[np.intp]) -> Tensor:
+        """Add the clipped gradients of whole units, and return each image's loss.
+
+        Args:
+            images: n×1×H×W.
+            labels: n×T.
+            unit: of each image, in any coding that keeps a unit's images together.
+        """
+        weights = {name: p.detach() for name, p in self._parameters.items()}
+        losses: Tensor
+        gradients, losses = self._per_image(weights, images, labels)
+        starts = np.flatnonzero(np.diff(unit, prepend=unit[0] - 1))
+        self._add(_by_unit(gradients, starts, len(unit)), len(starts))
+        return losses
+
+    def add_large_unit(self, pieces: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """Add the clipped gradient of one unit that comes in pieces, and return the losses."""
+        weights = {k: p.detach().requires_grad_() for k, p in self._parameters.items()}
+        rows = {name: self.total.new_zeros(1, p.numel()) for name, p in weights.items()}
+        losses = []
+        for images, labels in pieces:
+            each = image_losses(functional_call(self._network, weights, (images,)), labels)
+            found = torch.autograd.grad(each.sum(), list(weights.values()), materialize_grads=True)
+            for row, gradient in zip(rows.values(), found, strict=True):
+                row += gradient.reshape(1, -1)
+            losses.append(each.detach())
+        self._add(rows, 1)
+        return torch.cat(losses)
+
+    def _loss(self, weights: dict[str, Tensor], image: Tensor, labels: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self._network, weights, (image.unsqueeze(0),))
+        return image_losses(logits, labels.unsqueeze(0)).squeeze(0)
+
+    def _add(self, rows: dict[str, Tensor], units: int) -> None:
+        """Clip and add the first ``units`` rows of each parameter's units×p gradients."""
+        norms = torch.stack([torch.linalg.vector_norm(row[:units], dim=1) for row in rows.values()])
+        norm = torch.linalg.vector_norm(norms, dim=0)
+        if not norm.isfinite().all():  # what cannot be clipped counts as nothing
+            for row in rows.values():
+                row[:units][~norm.isfinite()] = 0.0
+        scale = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num()
+        for name, row in rows.items():
+            self._parts[name].addmv_(row[:units].T, scale)
+
+
+def _by_unit(gradients: dict[str, Tensor], starts: Rows, n: int) -> dict[str, Tensor]:
+    """Sum per-image gradients, n×…, within units that begin at ``starts``; return rows units×p."""
+    rows = {name: g.reshape(n, -1) for name, g in gradients.items()}
+    if len(starts) == n:
+        return rows
+    bounds = torch.from_numpy(np.repeat(np.arange(len(starts)), np.diff(starts, append=n)))
+    return {
+        name: row.new_zeros(len(starts), row.shape[1]).index_add_(0, bounds.to(row.device), row)
+        for name, row in rows.items()
+    }
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The images of one step.
+
+    Attributes:
+        which: positions of the images, a unit's together.
+        unit: whose each image is.
+    """
+
+    which: Rows
+    unit: Rows
+
+    def chunks(self, most: int) -> Iterator[slice]:
+        """Yield runs of whole units of at most ``most`` images, or one unit that has more."""
+        starts = [*np.flatnonzero(np.diff(self.unit, prepend=-1)), len(self.unit)]
+        begin = 0
+        for start, stop in pairwise(starts):
+            if stop - begin > most and start > begin:
+                yield slice(begin, start)
+                begin = start
+        if len(self.unit):
+            yield slice(begin, len(self.unit))
+
+
+class Sampler:
+    """Draws units, each with the same probability and on its own.
+
+    Args:
+        unit: of each image, coded from 0.
+        rate: the probability.
+        most: how many of a unit's images a step takes, None for all; drawn anew at each step.
+        draws: where randomness comes from.
+    """
+
+    def __init__(self, unit: Rows, rate: float, most: int | None, draws: Source) -> None:
+        order = np.argsort(unit, kind="stable")
+        self._images = np.split(order, np.flatnonzero(np.diff(unit[order])) + 1)
+        self._rate, self._most, self._draws = rate, most, draws
+
+    def draw(self) -> Draw:
+        """Return the images of the next step."""
+        drawn = np.flatnonzero(self._draws.uniform(len(self._images)) < self._rate)
+        images = [self._some(self._images[unit]) for unit in drawn]
+        if not images:
+            return Draw(np.empty(0, np.intp), np.empty(0, np.intp))
+        return Draw(np.concatenate(images), np.repeat(drawn, [len(i) for i in images]))
+
+    def _some(self, images: Rows) -> Rows:
+        if self._most is None or len(images) <= self._most:
+            return images
+        return images[np.argsort(self._draws.uniform(len(images)))[: self._most]]
+
+
+def train(
+    network: nn.Module,
+    examples: Examples,
+    unit: Rows,
+    how: Client,
+    privacy: DPSGD,
+    noise_multiplier: float,
+    rule: LocalRule,
+    state: RecordDict,
+    seed: int,
+) -> tuple[float, int]:
+    """Train the network in place.
+
+    Args:
+        network: with the global weights and without batch norm; on its device.
+        examples: the client's training rows.
+        unit: of each row, coded from 0.
+        how: local training's configuration; the batch size is the expected number of units.
+        privacy: the mechanism's configuration.
+        noise_multiplier: z.
+        rule: what the strategy changes; it sees the noisy gradient and no data, and costs nothing.
+        state: what the client keeps from round to round.
+        seed: of sampling, noise, augmentation and dropout.
+
+    Returns:
+        The mean loss over the images drawn, and the number of steps. The loss is *not* private.
+    """
+    units = int(unit.max()) + 1
+    device = next(network.parameters()).device
+    rate, steps = schedule(how, units)
+    draws = source(seed, device, privacy.secure_noise)
+    sampler = Sampler(unit, rate, privacy.images_per_patient, draws)
+    optimizer = optimizer_of(network, how)
+    rng = torch.Generator().manual_seed(seed_of(seed, "augmentation"))
+    network.train()
+    rule.start(network, state)
+    clipped = ClippedSum(network, privacy.clip_norm)
+    losses = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # layers such as dropout draw from the global generator
+        for _ in range(steps):
+            clipped.total.zero_()
+            draw = sampler.draw()
+            for part in draw.chunks(privacy.physical_batch):
+                losses.append(_add(clipped, examples, draw, part, privacy, how, rng))
+            if noise_multiplier:
+                deviation = noise_multiplier * privacy.clip_norm
+                clipped.total.add_(draws.normal(len(clipped.total)), alpha=deviation)
+            clipped.total.div_(rate * units)
+            rule.gradient(network)
+            optimizer.step()
+    rule.finish(network, state)
+    return float(torch.cat(losses).mean()) if losses else float("nan"), steps
+
+
+def _add(
+    clipped: ClippedSum,
+    examples: Examples,
+    draw: Draw,
+    part: slice,
+    privacy: DPSGD,
+    how: Client,
+    rng: torch.Generator,
+) -> Tensor:
+    """Add a run of whole units to the sum, at most ``physical_batch`` images at a time."""
+    device = clipped.total.device
+
+    def load(which: Rows) -> tuple[Tensor, Tensor]:
+        images, labels = examples.batch(which, device)
+        return augment(images, how.augment, rng), labels
+
+    which = draw.which[part]
+    if len(which) <= privacy.physical_batch:
+        return clipped.add_units(*load(which), draw.unit[part])
+    size = privacy.physical_batch
+    return clipped.add_large_unit(load(which[i : i + size]) for i in range(0, len(which), size))

@@ -1,0 +1,69 @@
+"""What a run's guarantees rest on, in sentences for the ledger and the summary."""
+
+from flwr.serverapp.strategy import Strategy
+
+from fedmed.config import DPSGD, Config
+from fedmed.privacy.events import PrivateStrategy, Unit
+
+SEEDED = "noise comes from the run's seed: whoever knows the seed can subtract it"
+SECURE = (
+    "noise is drawn from the operating system in floating point, as a sum of four draws against "
+    "attacks on its last bits; the run cannot be repeated"
+)
+ALWAYS = (
+    "the test patients are public: their scores are released without noise",
+    "the run directory is the simulation's record and is not released but for the weights, the "
+    "test scores and the ledger",
+    "this is the loss of this run alone: other runs on the same patients add to it, a search for "
+    "hyperparameters among them",
+)
+
+
+def guarantees(config: Config, strategy: Strategy) -> dict[Unit, float]:
+    """Return δ of each unit that the run protects."""
+    deltas: dict[Unit, float] = {}
+    if isinstance(config.privacy, DPSGD):
+        deltas[config.privacy.unit] = config.privacy.delta
+    if isinstance(strategy, PrivateStrategy):
+        deltas["client"] = strategy.delta
+    return deltas
+
+
+def assumptions(config: Config, strategy: Strategy) -> tuple[str, ...]:
+    """Return what is taken for granted, and what the user has switched on that is not private."""
+    said = []
+    if isinstance(config.privacy, DPSGD):
+        said.append(SECURE if config.privacy.secure_noise else SEEDED)
+        said += _dpsgd(config, config.privacy)
+    if isinstance(strategy, PrivateStrategy):
+        source = SECURE if strategy.secure_noise else SEEDED
+        if source not in said:
+            said.append(f"of the strategy: {source}" if said else source)
+        said.append("the number of clients and the expected cohort are public")
+        said += strategy.assumptions
+        if not isinstance(config.privacy, DPSGD):
+            said.append("training losses and validation scores are released without noise")
+    if config.model.weights is not None:
+        said.append("the initial weights (model.weights) are public")
+    return (*said, *ALWAYS)
+
+
+def _dpsgd(config: Config, privacy: DPSGD) -> list[str]:
+    weights = " and its weight in the average" if config.strategy.weighting == "examples" else ""
+    said = [
+        f"how many {privacy.unit}s each client trains on is public: its sampling rate, its "
+        f"steps{weights} follow from it",
+        "a patient's images lie in one client, so that the federation's ε is the largest of the "
+        "clients'",
+    ]
+    if config.strategy.fraction < 1:
+        said.append(
+            "which clients join a round is drawn without regard to their data; no amplification "
+            "is claimed for it (strategy.fraction)"
+        )
+    if privacy.release_metrics:
+        said.append(
+            "training losses, validation scores and label counts leave the clients without noise "
+            "(privacy.release_metrics)"
+        )
+    return said

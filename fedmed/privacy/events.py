@@ -1,0 +1,55 @@
+"""A noisy release, and who makes one."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+Unit = Literal["client", "patient", "image"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One or several like releases of a round.
+
+    Attributes:
+        round: the round of the releases.
+        unit: whose presence is hidden.
+        noise_multiplier: scale of the noise over the sensitivity: its standard deviation for the
+            Gaussian mechanism, Laplace's b, and 1/ε for the exponential mechanism.
+        rate: probability with which each unit is drawn.
+        sampling: how units are drawn; at rate 1 all of them are.
+        mechanism, neighbouring: of the guarantee.
+        client: whose units they are; None where one release concerns all clients alike.
+        steps: how many releases, each with a draw and noise of its own.
+        attempt: counts how often the round was begun anew with noise that does not repeat.
+    """
+
+    round: int
+    unit: Unit
+    noise_multiplier: float
+    rate: float
+    sampling: Literal["poisson"] = "poisson"
+    mechanism: Literal["gaussian", "laplace", "exponential"] = "gaussian"
+    neighbouring: Literal["add-or-remove-one", "replace-one"] = "add-or-remove-one"
+    client: int | None = None
+    steps: int = 1
+    attempt: int = 0
+
+
+@runtime_checkable
+class PrivateStrategy(Protocol):
+    """A strategy whose aggregate is a differentially private release.
+
+    Attributes:
+        delta: of (ε, δ).
+        secure_noise: whether its noise comes from the operating system.
+    """
+
+    delta: float
+    secure_noise: bool
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What its guarantee rests on, a sentence each."""
+
+    def privacy_events(self, server_round: int) -> list[Event]:
+        """Return what ``aggregate_train`` releases in a round that has been configured."""

@@ -1,0 +1,148 @@
+"""The ledger: every noisy release of a run, and the privacy loss that they add up to.
+
+An event is written before its noisy result is used, so a crash can only count too much. A round
+that is run again with the same seeded noise is the same release and counts once; with noise from
+the operating system it is another release, and counts again.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fedmed.privacy.accounting import ACCOUNTANT, cross_checks, epsilon
+from fedmed.privacy.events import Event, Unit
+from fedmed.trees import write_atomically
+
+
+@dataclass
+class Ledger:
+    """The releases of a run.
+
+    Attributes:
+        path: where the ledger is kept, at all times as complete as in memory.
+        deltas: δ of each unit's guarantee.
+        assumptions: what the guarantee rests on, a sentence each.
+        repeatable: whether a round that is run again draws the same noise again.
+        events: the releases so far, by round.
+        stopped: the round from which on a client contributes no more, its budget being spent.
+    """
+
+    path: Path
+    deltas: Mapping[Unit, float]
+    assumptions: tuple[str, ...] = ()
+    repeatable: bool = True
+    events: list[Event] = field(default_factory=list)
+    stopped: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        deltas: Mapping[Unit, float],
+        assumptions: tuple[str, ...] = (),
+        repeatable: bool = True,
+    ) -> "Ledger":
+        """Return the ledger kept at ``path``, or an empty one."""
+        kept = json.loads(path.read_text()) if path.exists() else {"events": [], "stopped": {}}
+        events = [Event(**event) for event in kept["events"]]
+        stopped = {int(client): round_ for client, round_ in kept["stopped"].items()}
+        return cls(path, deltas, assumptions, repeatable, events, stopped)
+
+    def record(self, *events: Event) -> None:
+        """Put the events on the disk; a release that is repeated to the bit changes nothing."""
+        attempts = Counter(replace(event, attempt=0) for event in self.events)
+        new = [
+            replace(event, attempt=attempts[event])
+            for event in events
+            if not (self.repeatable and attempts[event])
+        ]
+        if new:
+            self.events += new
+            self._write()
+
+    def stop(self, client: int, round_: int) -> None:
+        """Note that a client contributes no more, from a round on."""
+        if client not in self.stopped:
+            self.stopped[client] = round_
+            self._write()
+
+    def of_client(self, unit: Unit, client: int | None) -> list[Event]:
+        """Return the releases about a client's units; None: those about all clients alike."""
+        return [event for event in self.events if (event.unit, event.client) == (unit, client)]
+
+    def per_client(self, unit: Unit) -> dict[int, float]:
+        """Return each client's ε, of those that have released anything about their units."""
+        clients = sorted({e.client for e in self.events if e.unit == unit and e.client is not None})
+        shared = self.of_client(unit, None)
+        return {
+            client: epsilon(shared + self.of_client(unit, client), self.deltas[unit])
+            for client in clients
+        }
+
+    def epsilon(self, unit: Unit) -> float:
+        """Return ε of a unit at its δ, infinite without noise: the maximum over the clients.
+
+        A patient's images lie in one client, so that no patient is in two clients' releases.
+        """
+        shared = epsilon(self.of_client(unit, None), self.deltas[unit])
+        return max([shared, *self.per_client(unit).values()])
+
+    def units(self) -> list[Unit]:
+        """Return whose presence the run hides, the smallest first."""
+        order: tuple[Unit, ...] = ("image", "patient", "client")
+        return [unit for unit in order if unit in self.deltas]
+
+    def statement(self) -> dict[str, Any]:
+        """Return the guarantee in full: ε is nothing without its unit, δ and assumptions.
+
+        The guarantees of two units do not add up and are not compared: the first is stated, the
+        others stand under ``also``.
+        """
+        first, *others = [self._guarantee(unit) for unit in self.units()]
+        return {
+            **first,
+            "also": others,
+            "repeatable": self.repeatable,
+            "stopped": {str(client): round_ for client, round_ in self.stopped.items()},
+            "assumptions": list(self.assumptions),
+        }
+
+    def _guarantee(self, unit: Unit) -> dict[str, Any]:
+        delta, per_client, shared = (
+            self.deltas[unit],
+            self.per_client(unit),
+            self.of_client(unit, None),
+        )
+        worst = max(per_client, key=lambda client: per_client[client], default=None)
+        its_own = [] if worst is None else self.of_client(unit, worst)
+        checks = cross_checks(shared + its_own, delta) if shared + its_own else {}
+        return {
+            "unit": unit,
+            "epsilon": _number(self.epsilon(unit)),
+            "delta": delta,
+            "accountant": ACCOUNTANT,
+            "cross_checks": {name: _number(value) for name, value in checks.items()},
+            "neighbouring": (shared + its_own)[0].neighbouring if shared + its_own else None,
+            "sampling": "poisson",
+            "releases": sum(event.steps for event in shared + its_own),
+            "per_client": {str(k): _number(v) for k, v in per_client.items()} or None,
+        }
+
+    def _write(self) -> None:
+        content = {
+            "delta": dict(self.deltas),
+            "accountant": ACCOUNTANT,
+            "repeatable": self.repeatable,
+            "assumptions": list(self.assumptions),
+            "stopped": self.stopped,
+            "events": [asdict(event) for event in self.events],
+        }
+        write_atomically(self.path, lambda new: new.write_text(json.dumps(content, indent=1)))
+
+
+def _number(value: float | None) -> float | str | None:
+    return "inf" if value is not None and math.isinf(value) else value

@@ -1,0 +1,219 @@
+"""Measure what a private step costs over a plain one, side by side, and whether memory stays put.
+
+Each way takes the same images through forward, backward and optimizer step; the ways take turns,
+so that a machine that is busy is equally busy for all. Seconds are of one core's processor time.
+
+    python -m scripts.bench_privacy [--model densenet121] [--batch 32] [--repeats 7]
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from opacus import GradSampleModule
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
+from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from fedmed import config as cfg
+from fedmed import models
+from fedmed.client.dpsgd import ClippedSum, image_losses
+from fedmed.client.training import masked_bce, optimizer_of
+from fedmed.privacy.noise import Seeded
+
+Step = Callable[[Tensor, Tensor], None]
+SIZE = 64
+BAR = 1.6
+
+
+def plain(config: cfg.Config) -> Step:
+    """Return the step of ``privacy=none``."""
+    network = _network(config, "batch")
+    optimizer = optimizer_of(network, config.client)
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        optimizer.zero_grad()
+        masked_bce(network(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def private(config: cfg.Config, images_per_unit: int, physical: int) -> Step:
+    """Return the step of ``privacy=dpsgd`` when each unit has as many images."""
+    network = _network(config, "group")
+    optimizer = optimizer_of(network, config.client)
+    clipped = ClippedSum(network, 1.0)
+    noise = Seeded(0, torch.device("cpu"))
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        clipped.total.zero_()
+        unit = np.arange(len(images)) // images_per_unit
+        for i in range(0, len(images), physical):
+            part = slice(i, i + physical)
+            clipped.add_units(images[part], labels[part], unit[part])
+        clipped.total.add_(noise.normal(len(clipped.total))).div_(len(images) / images_per_unit)
+        optimizer.step()
+
+    return step
+
+
+def opacus(config: cfg.Config, ghost: bool) -> Step:
+    """Return Opacus's own step: hooks, or ghost clipping. Its hooks bear no in-place layers."""
+    network = _network(config, "group")
+    for layer in network.modules():
+        if hasattr(layer, "inplace"):
+            layer.inplace = False
+    inner = optimizer_of(network, config.client)
+    how = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "expected_batch_size": 1}
+    if not ghost:
+        whole = GradSampleModule(network)
+        optimizer = DPOptimizer(inner, **how)
+
+        def step(images: Tensor, labels: Tensor) -> None:
+            optimizer.zero_grad()
+            image_losses(whole(images), labels).mean().backward()
+            optimizer.step()
+
+        return step
+    module = GradSampleModuleFastGradientClipping(
+        network, max_grad_norm=1.0, use_ghost_clipping=True
+    )
+    fast = DPOptimizerFastGradientClipping(inner, **how)
+    criterion = _PerImage()
+    loss = DPLossFastGradientClipping(module, fast, criterion, "mean")
+
+    def ghost_step(images: Tensor, labels: Tensor) -> None:
+        fast.zero_grad()
+        loss(module(images), labels).backward()
+        fast.step()
+
+    return ghost_step
+
+
+class _PerImage(nn.Module):
+    """The loss in the shape that Opacus wants."""
+
+    reduction = "mean"
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        losses = image_losses(logits, labels)
+        return losses if self.reduction == "none" else losses.mean()
+
+
+def peak(config: cfg.Config, batch: int, physical: int) -> float:
+    """Return the peak memory, in MB, of a process that takes one private step."""
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_peak, args=(config, batch, physical, send))
+    process.start()
+    value = float(receive.recv())
+    process.join()
+    return value
+
+
+def _peak(config: cfg.Config, batch: int, physical: int, send: Any) -> None:
+    torch.set_num_threads(1)
+    network = _network(config, "group")
+    clipped = ClippedSum(network, 1.0)
+    for i in range(0, batch, physical):  # what a client does: images are loaded chunk by chunk
+        images, labels = _batch(min(physical, batch - i), config)
+        clipped.add_units(images, labels, np.arange(len(images)))
+    send.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _network(config: cfg.Config, norm: Any) -> nn.Module:
+    network = models.build(config.model, 0, norm).train()
+    return network.to(memory_format=torch.channels_last)
+
+
+def _batch(n: int, config: cfg.Config) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    targets = len(config.dataset.arguments["targets"])
+    labels = torch.randint(0, 2, (n, targets), generator=rng).float()
+    return torch.randn(n, 1, SIZE, SIZE, generator=rng), labels
+
+
+def _time(step: Step, images: Tensor, labels: Tensor) -> float:
+    started = time.process_time()
+    step(images, labels)
+    return time.process_time() - started
+
+
+def measure(ways: dict[str, Step], batch: tuple[Tensor, Tensor], repeats: int) -> dict[str, Any]:
+    """Return each way's seconds a step, by turns, or why it does not run."""
+    found: dict[str, Any] = {}
+    for name, step in ways.items():
+        try:
+            step(*batch)  # warms up
+            found[name] = []
+        except Exception as error:
+            found[name] = str(error).strip().splitlines()[0]
+    for _ in range(repeats):
+        for name, seconds in found.items():
+            if isinstance(seconds, list):
+                seconds.append(_time(ways[name], *batch))
+    return found
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print the ratios and the memory, and write ``bench_privacy.json``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", default="densenet121")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--physical", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--memory", type=int, nargs="*", default=[32, 128, 512])
+    how = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    config = cfg.compose([f"model={how.model}", f"dataset.size={SIZE}"])
+    ways = {
+        "plain": plain(config),
+        "image": private(config, 1, how.physical),
+        "patient, 2 images each": private(config, 2, how.physical),
+        "Opacus hooks": opacus(config, ghost=False),
+        "Opacus ghost clipping": opacus(config, ghost=True),
+    }
+    found = measure(ways, _batch(how.batch, config), how.repeats)
+    table = Table(title=f"{how.model}, {how.batch} images of {SIZE} px, processor seconds a step")
+    for column in ("way", "median", "over plain", f"bar {BAR}"):
+        table.add_column(column, justify="right")
+    ratios = {}
+    for name, seconds in found.items():
+        if isinstance(seconds, str):
+            table.add_row(name, "does not run", seconds[:60], "")
+            continue
+        pairs = zip(seconds, found["plain"], strict=True)
+        ratios[name] = statistics.median(a / b for a, b in pairs)
+        met = "met" if ratios[name] <= BAR else "missed"
+        table.add_row(name, f"{statistics.median(seconds):.3f}", f"{ratios[name]:.2f}", met)
+    memory = {n: peak(config, n, how.physical) for n in how.memory}
+    Console().print(table)
+    Console().print(
+        "peak memory of a process: " + ", ".join(f"{m:.0f} MB at {n}" for n, m in memory.items())
+    )
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    record = {"machine": machine, "found": found, "ratios": ratios, "memory_mb": memory}
+    Path("bench_privacy.json").write_text(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

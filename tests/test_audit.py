@@ -1,0 +1,259 @@
+"""The audit: its bounds hold and are as tight as the theory says, and it bites."""
+
+import json
+import math
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from scipy.special import logit, ndtr, ndtri
+from scipy.stats import binom, nct, t
+
+from fedmed import config as cfg
+from fedmed import models
+from fedmed.audit import canaries, membership, one_run, report
+from fedmed.audit.finished import Finished
+from fedmed.errors import ConfigError, DataError
+from fedmed.privacy import noise
+
+#: Everybody takes part in one step: where an audit is tightest.
+TIGHT = ("rounds=1", "client.batch_size=100000", "client.steps=1", "privacy.physical_batch=128")
+SMALL = (
+    "+experiment=audit_onerun",
+    "dataset.patients=40",
+    "dataset.targets=[Effusion,view]",
+    "dataset.marked=600",
+    "dataset.flipped=0",
+    "model.network.block_config=[1]",
+    "runner.workers=0",
+    "tracking.mode=disabled",
+)
+
+
+@pytest.fixture
+def ran(launch: Callable[..., dict[str, Any]], store: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Make a run as the command line would; returns its run directory."""
+
+    def ran(name: str, *overrides: str) -> Path:
+        folder = tmp_path / name
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "overrides.yaml").write_text(
+            yaml.safe_dump([*overrides, f"store={store}"])
+        )
+        launch(*overrides, folder=folder)
+        return folder
+
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("given", "published"),
+    [((1000, 100, 75, 1e-4), 0.673), ((100_000, 1510, 1439, 1e-5), 2.675)],
+)
+def test_bound_is_the_published_one(given: tuple[int, int, int, float], published: float) -> None:
+    """Steinke et al. 2023, v1: appendix D; section 7 and figure 11, which cut off a digit."""
+    m, made, correct, delta = given
+    assert one_run.epsilon_bound(m, made, correct, delta, 0.05) == pytest.approx(
+        published, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("made", [1, 20, 1000])
+def test_bound_has_its_closed_form_when_every_guess_is_right(made: int) -> None:
+    closed = max(0.0, logit(0.05 ** (1 / made)))
+    assert one_run.epsilon_bound(made, made, made, 0.0, 0.05) == pytest.approx(closed, abs=1e-5)
+
+
+def test_delta_term_is_theorem_5_2_summed_slowly() -> None:
+    m, made, correct, epsilon, delta = 50, 30, 24, 0.7, 1e-3
+    chance = math.exp(epsilon) / (1 + math.exp(epsilon))
+
+    def f(v: int) -> float:
+        return sum(binom.pmf(k, made, chance) for k in range(max(v, 0), made + 1))
+
+    slopes = [(f(correct - i) - f(correct)) / i for i in range(1, m + 1)]
+    slow = f(correct) + 2 * m * delta * max(slopes)
+    assert one_run.p_value(m, made, correct, epsilon, delta) == pytest.approx(slow, rel=1e-9)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 2.0, 4.0])
+def test_bound_holds_and_is_tight_on_randomised_response(epsilon: float) -> None:
+    """Whose ε is known: the bound fails in at most 5 % of runs and closes in with many canaries."""
+    rng = np.random.default_rng(0)
+
+    def bound(m: int) -> one_run.Bound:
+        members = rng.random(m) < 0.5
+        lies = rng.random(m) > 1 / (1 + math.exp(-epsilon))
+        scores = (members ^ lies) + 1e-3 * rng.random(m)
+        return one_run.audit(scores, members, delta=0.0)
+
+    failures = sum(bound(300).epsilon > epsilon for _ in range(60))
+    assert binom.sf(failures - 1, 60, 0.05) > 1e-3
+    large = np.median([bound(6000).epsilon for _ in range(3)])
+    assert 0.85 * epsilon < large <= epsilon
+
+
+@pytest.mark.parametrize("mu", [0.3, 1.0, 2.0])
+def test_bounds_hold_on_the_gaussian_mechanism(mu: float) -> None:
+    """Each of the three fails in at most 5 % of runs, and what assumes more is tighter."""
+    rng, delta, m = np.random.default_rng(1), 1e-5, 1000
+    epsilon = one_run.gaussian_epsilon(mu, delta)
+    found = []
+    for _ in range(40):
+        members = rng.random(m) < 0.5
+        bound = one_run.audit(rng.normal(size=m) + mu * members, members, delta)
+        found.append((bound.epsilon, bound.gaussian, bound.independent))
+    failures = (np.array(found) > epsilon).sum(axis=0)
+    assert (binom.sf(failures - 1, 40, 0.05) > 1e-3).all()
+    strict, gaussian, independent = np.mean(found, axis=0)
+    assert 0 < strict < gaussian < independent
+    assert independent > 0.75 * epsilon or mu < 1
+
+
+def test_offline_lira_has_its_closed_form() -> None:
+    """N(μ, 1) without a patient, N(μ + d, 1) with: the TPR is a tail of the t or the normal."""
+    rng, shift, n, shadows, fpr = np.random.default_rng(0), 1.5, 40_000, 8, 0.01
+    hard = 3 * rng.normal(size=n)
+    members = rng.random(n) < 0.5
+    target = hard + rng.normal(size=n) + shift * members
+    without = np.arange(2 * shadows)[:, None] % 2 == np.arange(n) % 2
+    models = hard + rng.normal(size=(2 * shadows, n)) + 5 * ~without
+    widened = math.sqrt(1 + 1 / shadows)
+    own = membership.attack(membership.offline_lira(target, models, without), members)
+    closed = nct.sf(t.isf(fpr, shadows - 1), shadows - 1, shift / widened)
+    assert own.tpr[fpr] == pytest.approx(closed, abs=0.015)
+    one = membership.attack(membership.offline_lira(target, models, without, True), members)
+    assert one.tpr[fpr] == pytest.approx(ndtr(shift / widened + ndtri(fpr)), abs=0.015)
+    assert one.auc == pytest.approx(ndtr(shift / widened / math.sqrt(2)), abs=0.01)
+    with pytest.raises(DataError, match="was left out by 0 shadow models only; LiRA needs 2"):
+        membership.offline_lira(target, models, np.zeros_like(without))
+
+
+def test_a_patient_is_attacked_with_all_images_and_known_labels() -> None:
+    scores = np.array([[0.9, 0.2], [0.6, 0.5], [0.3, 0.5]], np.float32)
+    labels = np.array([[1, 0], [1, np.nan], [np.nan, np.nan]], np.float32)
+    found = membership.confidences(scores, labels, ["b", "b", "a"])
+    assert found.to_dict() == {"b": pytest.approx((logit(0.9) + logit(0.8) + logit(0.6)) / 3)}
+    lost = membership.losses(scores, labels, ["b", "b", "a"])
+    assert lost["b"] == pytest.approx(-np.log([0.9, 0.8, 0.6]).mean())
+
+
+def test_a_marked_canary_moves_its_own_weight_and_no_other() -> None:
+    """Its gradient is one-hot and beyond any clipping norm, whatever the weight."""
+    config = cfg.compose([*SMALL, "dataset.marked=5", "dataset.flipped=0.25"])
+    dataset = config.dataset.build()
+    table = dataset.table()
+    assert table["patient"].str.startswith(canaries.MARKED).sum() == 5
+    flipped = table.loc[table["patient"].str.startswith(canaries.FLIPPED), "patient"].unique()
+    assert len(flipped) == round(0.25 * (table.query("split == 'train'")["patient"].nunique() - 5))
+    network = models.build(config.model, 0, "group")
+    torch.nn.init.normal_(network.canaries.weight)
+    for image in (f"{canaries.MARKED}3/0", table["image"][0]):
+        pixels = torch.from_numpy(dataset.read(image)).float()[None, None] / 127.5 - 1
+        network.zero_grad()
+        network(pixels).mean().backward()
+        mine = network.canaries.weight.grad[0]
+        others = sum(p.grad.abs().sum() for p in network.network.parameters())
+        if image.startswith(canaries.MARKED):
+            assert mine.tolist() == [0, 0, 0, pytest.approx(canaries.STEEP), 0]
+            assert others == 0
+        else:
+            assert not mine.any()
+            assert others > 0
+
+
+def test_coins_are_fair_and_decide_nothing_else() -> None:
+    """Half of the canaries are out, with no client; every other patient stays where it was."""
+    alike = ["dataset.marked=1000", "partition.clients=3"]
+    config = cfg.compose([*SMALL, *alike])
+    table, targets = config.dataset.build().table(), ("Effusion", "view")
+    rule = config.partition.build()
+    tossed, plain = rule.assign(table, targets), rule.rule.assign(table, targets)
+    out = tossed["role"] == canaries.OUT
+    assert (tossed.loc[out, "client"] == -1).all()
+    assert tossed.loc[out, "patient"].str.startswith(canaries.PREFIX).all()
+    assert tossed[~out].equals(plain[~out])
+    assert 440 < out.sum() < 560
+    again = cfg.compose([*SMALL, *alike, "partition.toss=7"]).partition.build()
+    assert 0.4 < ((again.assign(table, targets)["role"] == canaries.OUT) & out).sum() / 500 < 0.6
+    small = cfg.compose([*SMALL, "dataset.marked=0", "partition.who=all", "partition.clients=25"])
+    with pytest.raises(ConfigError, match="the coins left client"):
+        small.partition.build().assign(small.dataset.build().table(), targets)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "noisy"), [(1, False), (4, False), (1, True), (4, True), (8, True)]
+)
+def test_audit_has_teeth(
+    epsilon: int, noisy: bool, ran: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise that the ledger believes in and nobody added is found; with it the claim stands."""
+    if not noisy:
+        monkeypatch.setattr(noise.Seeded, "normal", lambda self, n: torch.zeros(n))
+    found = report.audit(Finished.open(ran("run", *SMALL, *TIGHT, f"privacy.epsilon={epsilon}")))
+    assert found.claimed["unit"] == "patient"
+    assert found.claimed["epsilon"] == pytest.approx(epsilon, rel=0.01)
+    bound = found.bounds[report.UPDATES]
+    assert report.refuted(found) == (not noisy)
+    assert ("REFUTED" in report.statement(found)) == (not noisy)
+    if noisy:
+        assert max(bound.epsilon, bound.gaussian, bound.independent) <= epsilon
+        assert bound.independent > 0.4 * epsilon or epsilon == 1
+    else:
+        assert bound.epsilon == pytest.approx(bound.ceiling, abs=0.1)
+
+
+def test_an_images_epsilon_is_not_its_patients(ran: Callable[..., Path]) -> None:
+    """Eight images a patient, each clipped for itself: the patient's ε is beyond the image's."""
+    image = ("privacy.unit=image", "privacy.epsilon=1", "dataset.images=8", "dataset.marked=300")
+    found = report.audit(Finished.open(ran("run", *SMALL, *TIGHT, *image)))
+    assert found.claimed["unit"] == "image"
+    assert found.bounds[report.UPDATES].epsilon > 1
+    assert "less than an image's" in report.statement(found)
+
+
+def test_script_audits_a_run_and_its_shadows(
+    ran: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lira = ["+experiment=audit_lira", "dataset.patients=40", "rounds=1", "runner.workers=0"]
+    lira += ["model.network.block_config=[1]", "tracking.mode=disabled", "client.epochs=1"]
+    lira += ["partition.clients=2", "dataset.targets=[Effusion,view]"]
+    runs = [ran(f"toss{toss}", *lira, f"partition.toss={toss}") for toss in range(10)]
+
+    def script(*arguments: Path | str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["audit.py", *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "scripts" / "audit.py"), run_name="__main__")
+        return int(str(ended.value.code)), *capsys.readouterr()
+
+    code, out, _ = script(runs[0], "--shadows", *runs)
+    assert code == 0
+    assert "no ε claimed / audited ε ≥" in out
+    written = json.loads((runs[0] / "audit.json").read_text())
+    assert set(written["membership"]) == {report.LOSS, report.LIRA, report.LIRA_FIXED}
+    assert written["one_run"][report.BLACK_BOX]["canaries"] == len(Finished.open(runs[0]).tossed())
+    assert (runs[0] / "audit.png").stat().st_size > 10_000
+    other = ran("other", *lira, "partition.toss=12", "seed=1")
+    bad = {
+        (tmp_path / "nowhere",): "is no run directory of fedmed",
+        (runs[0], "--shadows", other): "is no shadow run of",
+        (runs[0], "--shadows", runs[1]): "LiRA needs 2, so run more of them",
+        (runs[0], "--confidence", "2"): "--confidence: at least 0.5, below 1; got 2.0",
+    }
+    for arguments, message in bad.items():
+        code, _, err = script(*arguments)
+        assert code == 2
+        assert message in err
+        assert err.count("\n") == 1

@@ -1,0 +1,128 @@
+"""What leaves a hospital hides what it says it hides."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY
+from scipy import stats
+
+from fedmed.config import compose
+from fedmed.errors import ConfigError
+from fedmed.release import Released, best_round, patient_counts, pixelate, utility
+from fedmed.store import pixels_of, prepare
+
+PHANTOM = {"_target_": "fedmed.datasets.phantom.Phantom", "patients": 40, "sites": 3}
+
+
+def released(**changed: Any) -> Released:
+    given = {"targets": ["Effusion"], "size": 32, "of": PHANTOM, "epsilon": 50.0, "block": 8}
+    return Released(**(given | changed))
+
+
+@pytest.mark.parametrize(("changed", "epsilon"), [(1, 1.0), (32, 10.0), (1024, 400.0)])
+def test_no_two_neighbours_lose_more_than_epsilon(changed: int, epsilon: float) -> None:
+    """With the noise that is drawn, over images that differ as much as neighbours may."""
+    rng = np.random.default_rng(0)
+    grey = np.full((800, 800), 128, np.uint8)
+    coarse = pixelate(grey, 8, epsilon, rng, changed)[::8, ::8].ravel() - 128.0
+    scale = 255 * changed / 8**2 / epsilon
+    smooth = coarse + rng.uniform(-0.5, 0.5, coarse.size)  # undoes the rounding
+    assert stats.kstest(smooth, "laplace", args=(0, scale)).pvalue > 0.001
+    for where in (np.arange(1024), rng.permutation(1024)):  # in one corner, or all over
+        black, other = np.zeros(1024), np.zeros(1024)
+        other[where[:changed]] = 255
+        apart = (other - black).reshape(4, 8, 4, 8).mean(axis=(1, 3))
+        assert np.abs(apart).sum() / scale <= epsilon * (1 + 1e-9)
+
+
+def test_a_release_is_made_once_and_never_twice_with_the_same_noise() -> None:
+    data = released()
+    first = data.table()["image"][0]
+    np.testing.assert_array_equal(data.read(first), released().read(first))
+    mean = data.of.read(first).reshape(4, 8, 4, 8).mean(axis=(1, 3))
+    # The same draws at half the scale would cancel out and leave the image.
+    draws = [d.read(first)[::8, ::8] - mean for d in (released(epsilon=5e3), released(epsilon=1e4))]
+    assert abs(np.corrcoef(draws[0].ravel(), draws[1].ravel())[0, 1]) < 0.9
+    assert released(epsilon=5e3).recipe([first]) != released(epsilon=1e4).recipe([first])
+
+
+def test_a_patient_releases_no_more_images_than_agreed() -> None:
+    data = released(images_per_patient=1)
+    assert not data.table()["patient"].duplicated().any()
+    assert released().table()["patient"].duplicated().any()
+    assert "times 1;" in data.caveats()[-1]
+    assert "not the image" in released(pixels=16).caveats()[-1]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset.block=7", "dataset.block: must divide dataset.size"),
+        ("dataset.pixels=5000", "dataset.pixels: an image has 4096"),
+        ("dataset.epsilon=0", "dataset.epsilon: input should be greater than 0"),
+    ],
+)
+def test_a_release_that_makes_no_sense_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose(["dataset=released", override])
+
+
+def test_the_store_holds_only_what_is_released(tmp_path: Path) -> None:
+    data = released()
+    stored = pixels_of(prepare(data, data.table(), tmp_path, 0, lambda done, total: None).path)
+    blocks = stored.reshape(len(stored), 4, 8, 4, 8)
+    assert (blocks == blocks[:, :, :1, :, :1]).all()
+    assert len(np.unique(blocks)) > 100
+
+
+def test_a_run_takes_a_released_dataset(launch: Callable[..., dict[str, Any]]) -> None:
+    task = [o.replace("dataset.", "dataset.of.") for o in TINY]
+    summary = launch(*task, "dataset=released", "dataset.of.patients=60", "rounds=1")
+    assert 0 <= summary["test"]["macro_auroc"] <= 1
+    assert any("labels are not protected" in caveat for caveat in summary["caveats"])
+
+
+def test_label_counts_have_the_noise_of_their_sensitivity() -> None:
+    """One patient changes the T + 1 counts of its client by at most 1 each."""
+    targets = ("a", "b", "c")
+    rng = np.random.default_rng(0)
+    patients = np.repeat([f"p{i}" for i in range(600)], 3)  # three images each: counted once
+    table = pd.DataFrame(rng.integers(0, 2, (1800, 3)), columns=list(targets)).astype(float)
+    table = table.assign(patient=patients)
+    assigned = pd.DataFrame({"patient": pd.unique(patients), "client": np.arange(600) % 200})
+    exact = patient_counts(table, assigned, targets, 1e6, seed=0)
+    assert (exact["patients"] == 3).all()
+    assert (exact[list(targets)] <= 3).all(axis=None)
+    big = assigned.assign(client=np.arange(600) % 2)  # large counts, of which none is cut at 0
+    drawn = [patient_counts(table, big, targets, 2.0, seed) for seed in range(60)]
+    truth = patient_counts(table, big, targets, 1e6, seed=0).to_numpy()
+    noise = np.stack([frame.to_numpy() - truth for frame in drawn])[:, :, 1:].ravel()
+    alpha = math.exp(-2.0 / (len(targets) + 1))
+    assert noise.var() == pytest.approx(2 * alpha / (1 - alpha) ** 2, rel=0.25)
+    assert np.abs(noise.mean()) < 0.4
+
+
+def test_the_best_round_has_a_utility_that_one_patient_moves_by_at_most_one() -> None:
+    rng = np.random.default_rng(0)
+    patients = [f"p{i // 3}" for i in range(90)]  # three images each
+    truth = rng.integers(0, 2, (90, 4)).astype(np.float32)
+    truth[rng.random(truth.shape) < 0.3] = np.nan
+    truth[:3] = np.nan  # nothing is known of p0
+    for scores in (rng.random((90, 4)), np.zeros((90, 4)), np.ones((90, 4)), np.nan_to_num(truth)):
+        whole = utility(scores, truth, patients)
+        for gone in range(30):
+            keep = [i for i in range(90) if i // 3 != gone]
+            less = utility(scores[keep], truth[keep], [patients[i] for i in keep])
+            assert -1e-6 <= whole - less <= 1 + 1e-6
+    known = [p for p, row in zip(patients, truth, strict=True) if not np.isnan(row).all()]
+    assert utility(np.nan_to_num(truth), truth, patients) == pytest.approx(len(set(known)))
+    curve = pd.Series([20.0, 29.0, 25.0], index=[5, 10, 15])
+    chosen = [best_round(curve, 5.0, rng) for _ in range(200)]
+    assert chosen.count(10) > 195
+    weak = [best_round(curve, 0.01, rng) for _ in range(600)]
+    assert min(weak.count(r) for r in (5, 10, 15)) > 120
