@@ -8,13 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+from flwr.serverapp.strategy import Strategy
+
 from fedmed import models
 from fedmed.checkpoint import Checkpoint, Row
 from fedmed.config import DPSGD, Config
 from fedmed.console import Console, config_line
-from fedmed.data import prepare
+from fedmed.data import Data, prepare
 from fedmed.errors import FedmedError
-from fedmed.metrics import per_group
+from fedmed.metrics import Floats, per_group
 from fedmed.privacy import Ledger
 from fedmed.privacy.assumptions import assumptions, guarantees
 from fedmed.privacy.spending import Spending
@@ -82,22 +85,8 @@ def _run(
     parameters_only = config.strategy.state == "parameters"
     fresh = Checkpoint(data.hashes, models.arrays_of(network, parameters_only))
     state = _resume(here, fresh, console)
-    ledger = spending = None
-    if deltas := guarantees(config, strategy):
-        stated = assumptions(config, strategy)
-        ledger = Ledger.open(here.ledger, deltas, stated, config.repeatable)
-        if isinstance(config.privacy, DPSGD):
-            spending = Spending(config, data.units(config.privacy.unit), ledger)
-    run_config = {
-        "overrides": shlex.join(overrides),
-        "store": str(data.store.path.resolve()),
-        "table": str(here.table.resolve()),
-        "partition": str(here.partition.resolve()),
-    }
-    sizes = data.clients["train_images"].tolist()
-    engine = LocalEngine(
-        config.runner, run_config, sizes, ClientStates(here.states), len(data.test)
-    )
+    ledger, spending = _accounts(config, strategy, data, here)
+    engine = _engine(config, overrides, data, here)
     with engine, Tracker(config, here.path, config.sha256[:16]) as tracker:
         if not config.withholds:  # who has how many of what is private too
             tracker.log_federation(data.clients, here.picture)
@@ -111,15 +100,13 @@ def _run(
             console.round(round_, config.rounds, new, time.perf_counter() - started)
             log.info("round %d: %s", round_, [row[2:] for row in new if row[2] < 0])
 
-        validating = frozenset(data.clients.query("val_images > 0")["client"])
-        if config.withholds:
-            validating = frozenset()
+        validating = data.clients.query("val_images > 0")["client"]
         federation = Federation(
             config,
             strategy,
             engine,
             data.truth,
-            validating,
+            frozenset() if config.withholds else frozenset(validating),
             ledger,
             spending,
             here.checkpoint,
@@ -128,16 +115,52 @@ def _run(
         )
         setup = time.perf_counter() - started
         state, scores = federation.run(state, on_round)
-        here.write_metrics(state.metrics)
-        here.write_model(state.arrays)
-        targets = config.dataset.arguments["targets"]
-        here.write_predictions(data.test, scores, data.truth, targets)
-        by_site = per_group(scores, data.truth, tuple(targets), data.test["site"])
-        clients = with_scores(data, state.metrics, state.round, by_site)
-        here.write_csv(clients, "clients.csv")
+        clients, by_site = _results(config, data, state, scores, here)
         summary = summarise(config, data, state, by_site, clients, ledger, setup)
         tracker.finish(summary, None if config.withholds else clients)
     return summary
+
+
+def _accounts(
+    config: Config, strategy: Strategy, data: Data, here: RunDirectory
+) -> tuple[Ledger | None, Spending | None]:
+    """Return the ledger of a run that releases anything privately, and who pays in it."""
+    deltas = guarantees(config, strategy)
+    if not deltas:
+        return None, None
+    stated = assumptions(config, strategy)
+    ledger = Ledger.open(here.ledger, deltas, stated, config.repeatable)
+    if not isinstance(config.privacy, DPSGD):
+        return ledger, None
+    return ledger, Spending(config, data.units(config.privacy.unit), ledger)
+
+
+def _engine(
+    config: Config, overrides: Sequence[str], data: Data, here: RunDirectory
+) -> LocalEngine:
+    run_config = {
+        "overrides": shlex.join(overrides),
+        "store": str(data.store.path.resolve()),
+        "table": str(here.table.resolve()),
+        "partition": str(here.partition.resolve()),
+    }
+    sizes = data.clients["train_images"].tolist()
+    states = ClientStates(here.states)
+    return LocalEngine(config.runner, run_config, sizes, states, len(data.test))
+
+
+def _results(
+    config: Config, data: Data, state: Checkpoint, scores: Floats, here: RunDirectory
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Write the files of a finished run; return its clients' scores and each site's AUROC."""
+    here.write_metrics(state.metrics)
+    here.write_model(state.arrays)
+    targets = tuple(config.dataset.arguments["targets"])
+    here.write_predictions(data.test, scores, data.truth, targets)
+    by_site = per_group(scores, data.truth, targets, data.test["site"])
+    clients = with_scores(data, state.metrics, state.round, by_site)
+    here.write_csv(clients, "clients.csv")
+    return clients, by_site
 
 
 def _resume(here: RunDirectory, fresh: Checkpoint, console: Console) -> Checkpoint:

@@ -17,6 +17,7 @@ from fedmed.checkpoint import Row
 from fedmed.config import Config
 
 log = logging.getLogger(__name__)
+CURVES = 100  # clients up to which each one's ε is a curve of its own
 PATHS = {"root", "weights", "lists", "file", "table"}  # keys whose value is one even without a /
 
 
@@ -85,6 +86,8 @@ class Tracker:
             values[f"{scope}/{metric}/mean"] = group["value"].mean()
             values[f"{scope}/{metric}/min"] = group["value"].min()
             values[f"{scope}/{metric}/max"] = group["value"].max()
+            if scope == "privacy" and len(group) <= CURVES:
+                values |= {f"{scope}/{metric}/{r.client}": r.value for r in group.itertuples()}
         self._run.log({"round": round_, **values})
 
     def replay(self, rows: Sequence[Row]) -> None:
@@ -106,11 +109,15 @@ class Tracker:
             self._run.summary.update(dict(values))
 
     def finish(self, summary: dict[str, Any], clients: pd.DataFrame | None) -> None:
-        """Log the summary and, unless they are withheld, the last scores of each client."""
+        """Log the summary and the last scores of each client.
+
+        Where those are withheld, so is how much the clients differ: it tells of their labels.
+        """
         if self._run:
             if clients is not None:
                 self._run.log({"clients/final": wandb.Table(dataframe=clients)})
-            self._run.summary.update({k: v for k, v in summary.items() if k != "run_dir"})
+            private = {"partition"} if clients is None else set()
+            self._run.summary.update({k: v for k, v in summary.items() if k not in private})
 
 
 def public(config: Config) -> dict[str, Any]:
