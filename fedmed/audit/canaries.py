@@ -120,12 +120,12 @@ class WithCanaries(Dataset):
                 "view": "PA",
                 "sex": "F",
                 "split": "train",
+                **dict.fromkeys(self.card.findings, 0.0),
             }
             for number in range(self.marked)
             for image in range(self.images)
         ]
-        frame = pd.DataFrame(rows, columns=[*COLUMNS, *self.card.findings])
-        return frame.astype({**table.dtypes}).fillna(dict.fromkeys(self.card.findings, 0))
+        return pd.DataFrame(rows, columns=table.columns) if rows else table.iloc[:0]
 
 
 class Tossed:

@@ -78,7 +78,7 @@ class Finished:
         """
         flipped = self.patients["patient"].str.startswith(FLIPPED)
         members = self._members(flipped if flipped.any() else self._imaged(), OUT)
-        return members[members.index[:0]] if members.all() else members
+        return members.iloc[:0] if members.all() else members
 
     def trained(self) -> "pd.Series[bool]":
         """Return, by training and test patient, whether they were trained on."""

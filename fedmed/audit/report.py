@@ -129,6 +129,11 @@ def _notes(run: Finished, tossed: bool) -> list[str]:
     notes = ["a patient's images are scored together: the unit is the patient"]
     if run.summary["privacy"]["unit"] is None:
         notes.append("the run claims no ε: the bounds say what it does leak, at the least")
+    if len(run.marked()) or tossed:
+        notes.append(
+            "only the bound of one run holds for any mechanism; f-DP takes a Gaussian's trade-off "
+            "curve, and independent also that canaries do not disturb each other"
+        )
     if len(run.marked()):
         notes.append("marked canaries are worst cases by design: each has a weight of its own")
         if run.config.partition.arguments.get("clients") != 1:
