@@ -22,10 +22,12 @@ def check(assigned: pd.DataFrame, table: pd.DataFrame) -> None:
     if splits.isna().any() or len(assigned) != len(split):
         raise DataError("partition: its patients are not those of the table")
     tested = splits == "test"
-    homeless = ~tested & (assigned["client"] < 0)
+    out = assigned["role"] == "out"  # held out of everything, as an audit does by a coin
+    homeless = ~tested & ~out & (assigned["client"] < 0)
     for wrong, what in (
         (tested & (assigned["client"] >= 0), "test patient {} is in a client"),
         (homeless, "patient {} has no client"),
+        (out & (assigned["client"] >= 0), "patient {} is held out and in a client"),
         (tested != (assigned["role"] == "test"), "patient {} has a role of another split"),
         ((splits == "val") & (assigned["role"] == "train"), "validation patient {} is trained on"),
     ):
