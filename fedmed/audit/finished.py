@@ -120,9 +120,15 @@ class Bench:
         )
         if prepared.sha256 != run.summary["data_sha256"]:
             raise FedmedError(f"{run.folder}: the dataset has changed since the run")
-        where = {"store": str(prepared.path.resolve()), "overrides": join(run.overrides)}
-        path = RunDirectory(run.folder).partition.resolve()
-        here = workplace(where | {"partition": str(path)})
+        kept = RunDirectory(run.folder)
+        here = workplace(
+            {
+                "overrides": join(run.overrides),
+                "store": str(prepared.path.resolve()),
+                "table": str(kept.table.resolve()),
+                "partition": str(kept.partition.resolve()),
+            }
+        )
         mine = here.index[here.index["patient"].isin(patients)]
         return cls(here, mine.index.to_numpy(), mine["patient"].tolist())
 
