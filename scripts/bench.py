@@ -2,6 +2,7 @@
 
 python scripts/bench.py rounds [--repeats 5] [--rounds 10] [override …]
 python scripts/bench.py store [--repeats 5] [--images 400] [--workers 2]
+python scripts/bench.py privacy [--repeats 5] [--model densenet121] [--batch 32]
 
 Each prints a table and writes bench-NAME.json into --out. What is measured, and against what, is
 told in scripts/benchmarks/NAME.py. This file stays light: worker processes import it too.
@@ -18,7 +19,7 @@ from pathlib import Path
 
 # Not this folder: for other packages, datasets is Hugging Face's.
 sys.path[0] = str(Path(__file__).parent / "benchmarks")
-NAMES = ("rounds", "store")
+NAMES = ("rounds", "store", "privacy")
 
 
 def main() -> None:

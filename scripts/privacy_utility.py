@@ -3,7 +3,7 @@
 Reads the run directories of a sweep and nothing else; several seeds of one point are averaged.
 
     python -m fedmed.run -m +experiment=privacy_utility
-    python -m scripts.privacy_utility runs [--name privacy_utility] [--out privacy_utility]
+    python scripts/privacy_utility.py runs [--name privacy_utility] [--out privacy_utility]
 """
 
 import argparse

@@ -2,22 +2,15 @@
 
 Each way takes the same images through forward, backward and optimizer step; the ways take turns,
 so that a machine that is busy is equally busy for all. Seconds are of one core's processor time.
-
-    python -m scripts.bench_privacy [--model densenet121] [--batch 32] [--repeats 7]
 """
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
 import resource
 import statistics
-import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +19,6 @@ from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -155,7 +147,7 @@ def _time(step: Step, images: Tensor, labels: Tensor) -> float:
     return time.process_time() - started
 
 
-def measure(ways: dict[str, Step], batch: tuple[Tensor, Tensor], repeats: int) -> dict[str, Any]:
+def by_turns(ways: dict[str, Step], batch: tuple[Tensor, Tensor], repeats: int) -> dict[str, Any]:
     """Return each way's seconds a step, by turns, or why it does not run."""
     found: dict[str, Any] = {}
     for name, step in ways.items():
@@ -171,31 +163,21 @@ def measure(ways: dict[str, Step], batch: tuple[Tensor, Tensor], repeats: int) -
     return found
 
 
-def main(argv: Sequence[str]) -> None:
-    """Print the ratios and the memory, and write ``bench_privacy.json``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--model", default="densenet121")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--physical", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--memory", type=int, nargs="*", default=[32, 128, 512])
-    how = parser.parse_args(argv)
+def measure(arguments: argparse.Namespace) -> tuple[Table, dict[str, Any]]:
+    """Measure what a private step costs over a plain one, and its memory."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    config = cfg.compose([f"model={how.model}", f"dataset.size={SIZE}"])
+    config = cfg.compose([f"model={arguments.model}", f"dataset.size={SIZE}"])
     ways = {
         "plain": plain(config),
-        "image": private(config, 1, how.physical),
-        "patient, 2 images each": private(config, 2, how.physical),
+        "image": private(config, 1, arguments.physical),
+        "patient, 2 images each": private(config, 2, arguments.physical),
         "Opacus hooks": opacus(config, ghost=False),
         "Opacus ghost clipping": opacus(config, ghost=True),
     }
-    found = measure(ways, _batch(how.batch, config), how.repeats)
-    table = Table(title=f"{how.model}, {how.batch} images of {SIZE} px, processor seconds a step")
-    for column in ("way", "median", "over plain", f"bar {BAR}"):
-        table.add_column(column, justify="right")
+    found = by_turns(ways, _batch(arguments.batch, config), arguments.repeats)
+    title = f"{arguments.model}, {arguments.batch} images of {SIZE} px, processor seconds a step"
+    table = Table("what", "median", "over plain", f"bar {BAR}", title=title)
     ratios = {}
     for name, seconds in found.items():
         if isinstance(seconds, str):
@@ -205,15 +187,15 @@ def main(argv: Sequence[str]) -> None:
         ratios[name] = statistics.median(a / b for a, b in pairs)
         met = "met" if ratios[name] <= BAR else "missed"
         table.add_row(name, f"{statistics.median(seconds):.3f}", f"{ratios[name]:.2f}", met)
-    memory = {n: peak(config, n, how.physical) for n in how.memory}
-    Console().print(table)
-    Console().print(
-        "peak memory of a process: " + ", ".join(f"{m:.0f} MB at {n}" for n, m in memory.items())
-    )
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    record = {"machine": machine, "found": found, "ratios": ratios, "memory_mb": memory}
-    Path("bench_privacy.json").write_text(json.dumps(record, indent=2))
+    memory = {n: peak(config, n, arguments.physical) for n in arguments.memory}
+    for n, peaked in memory.items():
+        table.add_row(f"peak memory, logical batch {n}", f"{peaked:.0f} MB")
+    return table, {"seconds": found, "ratios": ratios, "memory_mb": memory}
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what can be chosen."""
+    parser.add_argument("--model", default="densenet121")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--physical", type=int, default=16)
+    parser.add_argument("--memory", type=int, nargs="*", default=[32, 128])
