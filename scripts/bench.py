@@ -19,6 +19,7 @@ from pathlib import Path
 
 # Not this folder: for other packages, datasets is Hugging Face's.
 sys.path[0] = str(Path(__file__).parent / "benchmarks")
+os.environ.setdefault("TQDM_DISABLE", "1")  # flwr-datasets' bars
 NAMES = ("rounds", "store", "privacy")
 
 
