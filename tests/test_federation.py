@@ -136,8 +136,8 @@ def test_nothing_that_identifies_leaves_a_dicom_run(
     run = tmp_path / "run"
     told = capfd.readouterr()
     assert "1 images could not be read" in told.out
-    private = {run / name for name in ("partition.csv", "predictions.parquet", "unreadable.csv")}
-    private |= {run / "table.parquet", run / ".hydra"}  # the rest may be shown to anybody
+    names = ("partition.csv", "table.parquet", "predictions.parquet", "unreadable.csv")
+    private = {run / name for name in names}  # the rest may be shown to anybody
     left = [path for path in (*run.rglob("*"), *store.rglob("*")) if path.is_file()]
     shown = {path: path.read_bytes() for path in left}
     shown = {p: c for p, c in shown.items() if p not in private and not p.name.startswith("debug")}
