@@ -126,12 +126,19 @@ class Client(_Frozen):
     augment: Augment
 
 
-class Runner(_Frozen):
-    """Where the clients run."""
+Device = Literal["auto", "cpu", "cuda"]
 
+
+class Local(_Frozen):
+    """The clients run in a pool of processes on this machine."""
+
+    kind: Literal["local"]
     workers: Literal["auto"] | Annotated[int, Field(ge=0)]
-    device: Literal["auto", "cpu", "cuda"]
+    device: Device
     clients_per_gpu: Annotated[int, Field(ge=1)]
+
+
+Runner = Local  # a union by kind, once there are others
 
 
 class Tracking(_Frozen):

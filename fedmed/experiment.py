@@ -23,7 +23,6 @@ from fedmed.privacy.assumptions import assumptions, guarantees
 from fedmed.privacy.spending import Spending
 from fedmed.rounds import ClientFailure, Federation
 from fedmed.rundir import RunDirectory
-from fedmed.runner.engine import ClientStates
 from fedmed.runner.local import LocalEngine, workers
 from fedmed.summary import summarise, with_scores
 from fedmed.tracking import Tracker
@@ -143,10 +142,10 @@ def _engine(
         "store": str(data.store.path.resolve()),
         "table": str(here.table.resolve()),
         "partition": str(here.partition.resolve()),
+        "states": str(here.states.resolve()),
     }
     sizes = data.clients["train_images"].tolist()
-    states = ClientStates(here.states)
-    return LocalEngine(config.runner, run_config, sizes, states, len(data.test))
+    return LocalEngine(config.runner, run_config, sizes, len(data.test))
 
 
 def _results(

@@ -81,8 +81,7 @@ class Federation:
         """
         engine = self.engine
         engine.bytes_down, engine.bytes_up = state.bytes_down, state.bytes_up
-        engine.states.rounds = dict(state.clients)
-        engine.states.prune()
+        engine.states.resume(state.clients)
         engine.on_reply = self._arrived
         if state.round:
             remind(self.strategy, state.strategy)
@@ -120,14 +119,14 @@ class Federation:
             arrays=from_record(arrays),
             round=round_,
             strategy=remember(self.strategy),
-            clients=dict(self.engine.states.rounds),
+            clients=self.engine.states.rounds(),
             metrics=state.metrics + rows,
             bytes_down=self.engine.bytes_down,
             bytes_up=self.engine.bytes_up,
             seconds=state.seconds + time.perf_counter() - started,
         )
         state.save(self.checkpoint)
-        self.engine.states.prune()
+        self.engine.states.commit()
         return state, scores
 
     def _train(self, round_: int, arrays: ArrayRecord) -> tuple[list[Row], list[Message]]:

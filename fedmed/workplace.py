@@ -1,6 +1,5 @@
 """A process's view of the run: its config, its data and one network, opened once and kept."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedmed import config as cfg
-from fedmed import models, partition, store
+from fedmed import models
 from fedmed.errors import ConfigError
 from fedmed.examples import Examples, predict
 from fedmed.metrics import Floats
+from fedmed.partition import read as read_partition
+from fedmed.store import pixels_of
 from fedmed.table import labels
 
 
@@ -69,13 +70,20 @@ class Workplace:
 
 
 @lru_cache(maxsize=1)
-def _open(overrides: str, store_path: str, table_path: str, partition_path: str) -> Workplace:
+def workplace(overrides: str, store: str, table: str, partition: str) -> Workplace:
+    """Return this process's workplace.
+
+    Args:
+        overrides: what the configuration is composed from.
+        store: the folder of the prepared pixels.
+        table: their table's file.
+        partition: the file that says who is whose.
+    """
     config = cfg.compose(split(overrides))
-    table = pd.read_parquet(table_path)
-    index = table[["patient"]].join(
-        partition.read(Path(partition_path)).set_index("patient"), "patient"
-    )
-    pixels = store.pixels_of(Path(store_path))
+    images = pd.read_parquet(table)
+    whose = read_partition(Path(partition)).set_index("patient")
+    index = images[["patient"]].join(whose, "patient")
+    pixels = pixels_of(Path(store))
     network = models.build(config.model, config.seed, config.norm)
     initial = models.arrays_of(network)
     network = network.to(device(config.runner))
@@ -84,14 +92,8 @@ def _open(overrides: str, store_path: str, table_path: str, partition_path: str)
     all_labels = np.full(
         (len(pixels), len(config.dataset.arguments["targets"])), np.nan, np.float32
     )
-    all_labels[table.index] = labels(table, config.dataset.arguments["targets"])
+    all_labels[images.index] = labels(images, config.dataset.arguments["targets"])
     return Workplace(config, network, initial, pixels, all_labels, index)
-
-
-def workplace(run_config: Mapping[str, object]) -> Workplace:
-    """Return this process's workplace for a Flower run config."""
-    keys = ("overrides", "store", "table", "partition")
-    return _open(*(str(run_config[key]) for key in keys))
 
 
 def device(runner: cfg.Runner) -> torch.device:

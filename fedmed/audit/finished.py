@@ -122,12 +122,10 @@ class Bench:
             raise FedmedError(f"{run.folder}: the dataset has changed since the run")
         kept = RunDirectory(run.folder)
         here = workplace(
-            {
-                "overrides": join(run.overrides),
-                "store": str(prepared.path.resolve()),
-                "table": str(kept.table.resolve()),
-                "partition": str(kept.partition.resolve()),
-            }
+            join(run.overrides),
+            str(prepared.path.resolve()),
+            str(kept.table.resolve()),
+            str(kept.partition.resolve()),
         )
         mine = here.index[here.index["patient"].isin(patients)]
         return cls(here, mine.index.to_numpy(), mine["patient"].tolist())

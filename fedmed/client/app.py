@@ -1,15 +1,16 @@
 """The Flower ClientApp: a message comes in, the network is trained or validated, a reply goes out.
 
-It knows no engine: the same app serves the local pool, Flower's simulation and a SuperNode. The
-run config names the overrides, the store and the partition; the node config the client.
+It knows no engine: the same app serves the local pool, Flower's simulation and a SuperNode.
 """
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedmed import metrics, models
 from fedmed.client import dpsgd, training
+from fedmed.client.brief import Brief
 from fedmed.client.rule import LocalRule
+from fedmed.client.state import at_rest
 from fedmed.config import DPSGD
 from fedmed.examples import predict
 from fedmed.privacy.spending import NOISE
@@ -19,7 +20,7 @@ from fedmed.workplace import Workplace, workplace
 
 BUFFERS = "buffers"  # the record of norm statistics that stay with the client
 
-app = ClientApp()
+app = ClientApp(mods=[at_rest])
 
 
 @app.train()
@@ -81,14 +82,13 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _arrive(message: Message, context: Context) -> tuple[Workplace, int, int]:
     """Return the workplace with the network as the client has it, the client and the round."""
-    here = workplace(context.run_config)
+    brief = Brief.of(message, context)
+    here = workplace(brief.overrides, brief.store, brief.table, brief.partition)
     arrays, own = message.content["arrays"], context.state.get(BUFFERS)
-    config = message.content["config"]
     assert isinstance(arrays, ArrayRecord)
     assert isinstance(own, ArrayRecord | None)
-    assert isinstance(config, ConfigRecord)
     here.receive(arrays, own)
-    return here, int(str(context.node_config["partition-id"])), int(str(config["server-round"]))
+    return here, brief.client, brief.round
 
 
 def _metrics(weighting: str, examples: int, **values: float) -> MetricRecord:

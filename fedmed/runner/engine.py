@@ -1,76 +1,105 @@
 """What every engine is: a Flower Grid whose clients have an order, and a place for test scores."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedmed.client.brief import Brief
+from fedmed.client.state import STATE
 from fedmed.metrics import Floats
 
 
 class ClientStates:
-    """The clients' states, at rest on disk, one file a client and round.
+    """Which round's file is each client's state; the files are the clients' own."""
 
-    A round's files only count once the checkpoint names them, so a round that is cut off leaves
-    the states as they were.
-    """
+    def __init__(self) -> None:
+        self._current: dict[int, int] = {}
+        self._kept: dict[int, int] = {}
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rounds: dict[int, int] = {}  # client → the round whose file is its state
-
-    def path(self, client: int) -> Path | None:
-        """Return where the client's state lies, if it has one."""
-        return self._file(client, self.rounds[client]) if client in self.rounds else None
-
-    def path_of(self, client: int, round_: int) -> Path:
-        """Return where the client's state of a round goes."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self._file(client, round_)
+    def resume(self, rounds: Mapping[int, int]) -> None:
+        """Begin with what a checkpoint names."""
+        self._current, self._kept = dict(rounds), dict(rounds)
 
     def adopt(self, client: int, round_: int) -> None:
-        """Take the state that was left for a round, if any was."""
-        if self._file(client, round_).exists():
-            self.rounds[client] = round_
+        """Take the state that the client left for a round."""
+        self._current[client] = round_
 
-    def prune(self) -> None:
-        """Delete the files that no longer count."""
-        current = {self._file(*item) for item in self.rounds.items()}
-        for file in self.folder.glob("*.safetensors"):
-            if file not in current:
-                file.unlink()
+    def rounds(self) -> dict[int, int]:
+        """Return client → round, for a checkpoint."""
+        return dict(self._current)
 
-    def _file(self, client: int, round_: int) -> Path:
-        return self.folder / f"client-{client:05d}-round-{round_:05d}.safetensors"
+    def commit(self) -> None:
+        """Note that the checkpoint names the current ones: those before need not be kept."""
+        self._kept = dict(self._current)
+
+    def of(self, client: int) -> tuple[int, int]:
+        """Return the client's current round and the last checkpoint's, -1 for none."""
+        return self._current.get(client, -1), self._kept.get(client, -1)
 
 
 class Engine(Grid):
-    """A Grid that a run can be driven over.
+    """A Grid that a run can be driven over. Its nodes are the clients in order, from 1.
 
     Attributes:
-        states: the clients' states.
+        states: which round's state each client has.
         round: the current round, set by who drives the rounds.
         bytes_down, bytes_up: array bytes sent to and received from clients so far.
         on_reply: called with each reply in the order of the clients, while later ones still work.
+
+    Args:
+        clients: how many there are.
+        run_config: what each client is told about the run: a brief's overrides and files.
     """
 
-    def __init__(self, states: ClientStates) -> None:
-        self.states = states
+    def __init__(self, clients: int, run_config: Mapping[str, str]) -> None:
+        self.states = ClientStates()
         self.round = 0
         self.bytes_down = self.bytes_up = 0
         self.on_reply: Callable[[Message], None] = lambda reply: None
+        self._clients = clients
+        self._run_config = run_config
 
-    @abstractmethod
-    def client_of(self, node: int) -> int:
-        """Return the client behind a node."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Free what the engine holds."""
 
     @abstractmethod
     def score(self, arrays: ArrayRecord) -> Floats:
         """Return the probabilities, N×T, of the test images under ``arrays``."""
+
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes in the order of their clients."""
+        return [client + 1 for client in range(self._clients)]
+
+    def client_of(self, node: int) -> int:
+        """Return the client behind a node."""
+        return node - 1
+
+    def _sent(self, message: Message) -> ConfigRecord:
+        """Note that a message leaves, and return the brief that goes with it."""
+        self.bytes_down += _array_bytes(message.content)
+        client = self.client_of(message.metadata.dst_node_id)
+        state, kept = self.states.of(client)
+        return Brief(client, self.round, state, kept, **self._run_config).record()
+
+    def _received(self, message: Message, content: RecordDict) -> Message:
+        """Note what came back, and return it as the reply to ``message``."""
+        if content.pop(STATE, None):
+            self.states.adopt(self.client_of(message.metadata.dst_node_id), self.round)
+        self.bytes_up += _array_bytes(content)
+        return Message(content, reply_to=message)
 
     # Flower's strategies only ask for nodes and exchange messages; the rest of the interface is
     # for server apps that drive a SuperLink themselves.
@@ -90,3 +119,7 @@ class Engine(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:  # noqa: D102
         raise NotImplementedError
+
+
+def _array_bytes(content: RecordDict) -> int:
+    return sum(record.count_bytes() for record in content.array_records.values())

@@ -25,7 +25,7 @@ from fedmed.errors import FedmedError
 from fedmed.metrics import Floats
 from fedmed.processes import context
 from fedmed.runner import worker
-from fedmed.runner.engine import ClientStates, Engine
+from fedmed.runner.engine import Engine
 from fedmed.runner.worker import Order, RunConfig
 from fedmed.workplace import device
 
@@ -42,21 +42,17 @@ class LocalEngine(Engine):
         runner: how many workers, on which device.
         run_config: what the client app is told about the run.
         sizes: training images of each client: the largest start first.
-        states: the clients' states.
         test_images: size of the test split.
-
     """
 
     def __init__(
         self,
-        runner: cfg.Runner,
+        runner: cfg.Local,
         run_config: RunConfig,
         sizes: Sequence[int],
-        states: ClientStates,
         test_images: int,
     ) -> None:
-        super().__init__(states)
-        self._run_config = run_config
+        super().__init__(len(sizes), run_config)
         self._sizes = sizes
         self._test_images = test_images
         self._scratch = tempfile.TemporaryDirectory(prefix="fedmed-")
@@ -64,9 +60,6 @@ class LocalEngine(Engine):
         self._pool = _start_pool(n) if (n := workers(runner)) else None
         flower.host()
         torch.set_num_threads(1)
-
-    def __enter__(self) -> "LocalEngine":
-        return self
 
     def __exit__(
         self,
@@ -77,14 +70,6 @@ class LocalEngine(Engine):
         if self._pool:
             self._pool.shutdown(wait=error is None, cancel_futures=True)
         self._scratch.cleanup()
-
-    def get_node_ids(self) -> list[int]:
-        """Return the nodes in the order of their clients; ids start at 1."""
-        return [client + 1 for client in range(len(self._sizes))]
-
-    def client_of(self, node: int) -> int:
-        """Return the client behind a node."""
-        return node - 1
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -103,9 +88,8 @@ class LocalEngine(Engine):
             if id(message.content) not in files:
                 files[id(message.content)] = self._share(message.content)
             orders.append(self._order(message, files[id(message.content)]))
-            self.bytes_down += _array_bytes(message.content)
-        longest_first = sorted(orders, key=lambda o: -self._sizes[o.client])
-        results = {o.node: self._submit(worker.play, o, self._run_config) for o in longest_first}
+        longest_first = sorted(orders, key=lambda o: -self._sizes[self.client_of(o.node)])
+        results = {order.node: self._submit(worker.play, order) for order in longest_first}
         replies = []
         for message in messages:  # in order, so that of several failures always the same is told
             replies.append(self._reply(message, results[message.metadata.dst_node_id]()))
@@ -130,16 +114,8 @@ class LocalEngine(Engine):
         return path
 
     def _order(self, message: Message, content: Path) -> Order:
-        node = message.metadata.dst_node_id
-        client = self.client_of(node)
-        return Order(
-            content=content,
-            message_type=message.metadata.message_type,
-            node=node,
-            client=client,
-            state=self.states.path(client),
-            new_state=self.states.path_of(client, self.round),
-        )
+        metadata = message.metadata
+        return Order(content, metadata.message_type, metadata.dst_node_id, self._sent(message))
 
     def _submit(self, function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
         """Return what waits for the result; without a pool, the waiting is the work."""
@@ -153,9 +129,7 @@ class LocalEngine(Engine):
     def _reply(self, message: Message, content: RecordDict | str) -> Message:
         if isinstance(content, str):
             return Message(Error(CLIENT_ERROR, content), reply_to=message)
-        self.states.adopt(self.client_of(message.metadata.dst_node_id), self.round)
-        self.bytes_up += _array_bytes(content)
-        return Message(content, reply_to=message)
+        return self._received(message, content)
 
 
 _DEAD = (
@@ -183,7 +157,3 @@ def _result(future: "Future[T]") -> T:
         return future.result()
     except BrokenProcessPool:
         raise FedmedError(_DEAD) from None
-
-
-def _array_bytes(content: RecordDict) -> int:
-    return sum(record.count_bytes() for record in content.array_records.values())

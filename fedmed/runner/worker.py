@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedmed import flower, trees
 from fedmed.client.app import app
+from fedmed.client.brief import BRIEF
 from fedmed.metrics import Floats
 from fedmed.processes import leave_with_parent
 from fedmed.workplace import workplace
@@ -26,17 +27,13 @@ class Order:
         content: the file.
         message_type: Flower's ``train``, ``evaluate`` or ``query``, with an optional action.
         node: the receiving node.
-        client: whose partition it is.
-        state: where the client's state lies, None if it has none yet.
-        new_state: where it goes if there is one afterwards.
+        brief: what its client is told beside.
     """
 
     content: Path
     message_type: str
     node: int
-    client: int
-    state: Path | None
-    new_state: Path
+    brief: ConfigRecord
 
 
 def start(counter: Any) -> None:
@@ -54,23 +51,19 @@ def start(counter: Any) -> None:
         torch.cuda.set_device(index % torch.cuda.device_count())
 
 
-def play(order: Order, run_config: RunConfig) -> RecordDict | str:
+def play(order: Order) -> RecordDict | str:
     """Let the ClientApp answer one message; return the reply's content, or the traceback."""
-    state = trees.load(order.state) if order.state else RecordDict()
-    context = Context(1, order.node, {"partition-id": order.client}, state, {**run_config})
-    message = Message(_content(order.content), order.node, order.message_type)
+    content = RecordDict({**_content(order.content), BRIEF: order.brief})
+    context = Context(1, order.node, {}, RecordDict(), {})
     try:
-        reply = app(message, context)
+        return app(Message(content, order.node, order.message_type), context).content
     except Exception:
         return traceback.format_exc()
-    if context.state:
-        trees.save(context.state, order.new_state)
-    return reply.content
 
 
 def score(content: Path, start: int, stop: int, run_config: RunConfig) -> Floats:
     """Return the probabilities of a shard of the test split under the weights in ``content``."""
-    here = workplace(run_config)
+    here = workplace(*(run_config[key] for key in ("overrides", "store", "table", "partition")))
     here.receive(cast(ArrayRecord, _content(content)["arrays"]))
     return here.score(start, stop)
 

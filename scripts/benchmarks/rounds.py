@@ -102,7 +102,7 @@ def spread(work: Sequence[int], n: int) -> list[list[int]]:
 def bare_process(run_config: dict[str, str], clients: list[int], rounds: int, barrier: Any) -> None:
     """Train each client from the same weights, round after round."""
     torch.set_num_threads(1)
-    here = workplace(run_config)
+    here = workplace(**run_config)
     how, network = here.config.client, here.network
     data = {}
     for client in clients:

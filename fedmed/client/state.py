@@ -1,0 +1,51 @@
+"""What a client keeps from round to round, at rest in files of its own, one a round.
+
+A file only counts once the server names its round, so a round that is cut off leaves the states as
+they were, whichever engine the client runs on. Only its round is told to the server.
+"""
+
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+
+from fedmed import trees
+from fedmed.client.brief import Brief
+from fedmed.errors import FedmedError
+
+STATE = "state"  # the record by which a reply tells that there is one
+
+
+def at_rest(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Lend the client its state for one message: a Flower mod."""
+    brief = Brief.of(message, context)
+    context.state = _load(_file(brief, brief.state)) if brief.state >= 0 else RecordDict()
+    reply = call_next(message, context)
+    if context.state:
+        new = _file(brief, brief.round)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        trees.save(context.state, new)
+        reply.content[STATE] = ConfigRecord({"round": brief.round})
+    context.state = RecordDict()  # not for Flower to carry
+    _prune(brief)
+    return reply
+
+
+def _load(file: Path) -> RecordDict:
+    if not file.exists():
+        raise FedmedError(f"{file}: this client's state is gone; without it the run cannot go on")
+    state = trees.load(file)
+    assert isinstance(state, RecordDict)
+    return state
+
+
+def _prune(brief: Brief) -> None:
+    """Delete what no round that may still be run again can ask for."""
+    current = {_file(brief, round_) for round_ in (brief.state, brief.kept, brief.round)}
+    for file in Path(brief.states).glob(f"client-{brief.client:05d}-round-*.safetensors"):
+        if file not in current:
+            file.unlink()
+
+
+def _file(brief: Brief, round_: int) -> Path:
+    return Path(brief.states) / f"client-{brief.client:05d}-round-{round_:05d}.safetensors"
