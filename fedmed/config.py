@@ -138,7 +138,18 @@ class Local(_Frozen):
     clients_per_gpu: Annotated[int, Field(ge=1)]
 
 
-Runner = Local  # a union by kind, once there are others
+class Ray(_Frozen):
+    """The clients run in Flower's simulation engine, over Ray."""
+
+    kind: Literal["ray"]
+    device: Device
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)]
+    cpus: Positive
+    gpus: NonNegative
+    address: str | None
+
+
+Runner = Annotated[Local | Ray, Field(discriminator="kind")]
 
 
 class Tracking(_Frozen):

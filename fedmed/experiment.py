@@ -13,19 +13,21 @@ from flwr.serverapp.strategy import Strategy
 
 from fedmed import models
 from fedmed.checkpoint import Checkpoint, Row
-from fedmed.config import DPSGD, Config
+from fedmed.config import DPSGD, Config, Local
 from fedmed.console import Console, config_line
 from fedmed.data import Data, prepare
-from fedmed.errors import FedmedError
+from fedmed.errors import ConfigError, FedmedError
 from fedmed.metrics import Floats, per_group
 from fedmed.privacy import Ledger
 from fedmed.privacy.assumptions import assumptions, guarantees
 from fedmed.privacy.spending import Spending
 from fedmed.rounds import ClientFailure, Federation
 from fedmed.rundir import RunDirectory
+from fedmed.runner.engine import Engine
 from fedmed.runner.local import LocalEngine, workers
 from fedmed.summary import summarise, with_scores
 from fedmed.tracking import Tracker
+from fedmed.workplace import at
 
 log = logging.getLogger(__name__)
 
@@ -134,9 +136,7 @@ def _accounts(
     return ledger, Spending(config, data.units(config.privacy.unit), ledger)
 
 
-def _engine(
-    config: Config, overrides: Sequence[str], data: Data, here: RunDirectory
-) -> LocalEngine:
+def _engine(config: Config, overrides: Sequence[str], data: Data, here: RunDirectory) -> Engine:
     run_config = {
         "overrides": shlex.join(overrides),
         "store": str(data.store.path.resolve()),
@@ -145,7 +145,13 @@ def _engine(
         "states": str(here.states.resolve()),
     }
     sizes = data.clients["train_images"].tolist()
-    return LocalEngine(config.runner, run_config, sizes, len(data.test))
+    if isinstance(config.runner, Local):
+        return LocalEngine(config.runner, run_config, sizes, len(data.test))
+    try:
+        from fedmed.runner.simulation import RayEngine  # slow to import, and an extra
+    except ModuleNotFoundError:
+        raise ConfigError("runner=ray: needs Ray: pip install 'fedmed[ray]'") from None
+    return RayEngine(config.runner, len(sizes), run_config, at(run_config))
 
 
 def _results(

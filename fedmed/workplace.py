@@ -1,5 +1,6 @@
 """A process's view of the run: its config, its data and one network, opened once and kept."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -71,7 +72,9 @@ class Workplace:
 
 @lru_cache(maxsize=1)
 def workplace(overrides: str, store: str, table: str, partition: str) -> Workplace:
-    """Return this process's workplace.
+    """Return this process's workplace. From then on the process computes with one thread.
+
+    One, so that sums do not depend on the number of cores, whichever engine started the process.
 
     Args:
         overrides: what the configuration is composed from.
@@ -79,6 +82,7 @@ def workplace(overrides: str, store: str, table: str, partition: str) -> Workpla
         table: their table's file.
         partition: the file that says who is whose.
     """
+    torch.set_num_threads(1)
     config = cfg.compose(split(overrides))
     images = pd.read_parquet(table)
     whose = read_partition(Path(partition)).set_index("patient")
@@ -94,6 +98,11 @@ def workplace(overrides: str, store: str, table: str, partition: str) -> Workpla
     )
     all_labels[images.index] = labels(images, config.dataset.arguments["targets"])
     return Workplace(config, network, initial, pixels, all_labels, index)
+
+
+def at(run_config: Mapping[str, str]) -> Workplace:
+    """Return this process's workplace for what clients are told about a run."""
+    return workplace(*(run_config[key] for key in ("overrides", "store", "table", "partition")))
 
 
 def device(runner: cfg.Runner) -> torch.device:

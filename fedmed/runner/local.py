@@ -142,7 +142,7 @@ def workers(runner: cfg.Runner) -> int:
     """Return the number of worker processes: as configured, or one a core or GPU share."""
     if runner.workers != "auto":
         return int(runner.workers)
-    if device(runner).type == "cuda":
+    if isinstance(runner, cfg.Local) and device(runner).type == "cuda":
         return torch.cuda.device_count() * runner.clients_per_gpu
     return len(os.sched_getaffinity(0))
 

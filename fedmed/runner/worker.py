@@ -14,7 +14,7 @@ from fedmed.client.app import app
 from fedmed.client.brief import BRIEF
 from fedmed.metrics import Floats
 from fedmed.processes import leave_with_parent
-from fedmed.workplace import workplace
+from fedmed.workplace import at
 
 RunConfig = dict[str, str]
 
@@ -63,7 +63,7 @@ def play(order: Order) -> RecordDict | str:
 
 def score(content: Path, start: int, stop: int, run_config: RunConfig) -> Floats:
     """Return the probabilities of a shard of the test split under the weights in ``content``."""
-    here = workplace(*(run_config[key] for key in ("overrides", "store", "table", "partition")))
+    here = at(run_config)
     here.receive(cast(ArrayRecord, _content(content)["arrays"]))
     return here.score(start, stop)
 
