@@ -83,7 +83,7 @@ def workplace(overrides: str, store: str, table: str, partition: str) -> Workpla
         partition: the file that says who is whose.
     """
     torch.set_num_threads(1)
-    config = cfg.compose(split(overrides))
+    config = cfg.compose(split(overrides), build=False)  # the server has seen to that
     images = pd.read_parquet(table)
     whose = read_partition(Path(partition)).set_index("patient")
     index = images[["patient"]].join(whose, "patient")
