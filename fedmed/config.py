@@ -234,12 +234,21 @@ def parse(config: DictConfig, build: bool = True) -> Config:
     return parsed
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def settings(overrides: Sequence[str]) -> DictConfig:
+    """Return Hydra's own configuration: where runs go, how they are launched and swept.
+
+    Raises:
+        ConfigError: as :func:`compose` does.
+    """
+    return cast(DictConfig, _compose(overrides, return_hydra_config=True).hydra)
+
+
+def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
     if GlobalHydra.instance().is_initialized():
         GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF.resolve()), version_base="1.3", job_name="fedmed"):
         try:
-            return hydra_compose("config", list(overrides))
+            return hydra_compose("config", list(overrides), return_hydra_config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_explain(error, overrides)) from None
 

@@ -64,7 +64,8 @@ def run(config: Config, overrides: Sequence[str], folder: Path, console: Console
             if isinstance(error, ClientFailure):
                 log.error("client failed:\n%s", error.details)
             log.error("failed: %s", error)
-            failed = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            status = "failed" if isinstance(error, Exception) else "interrupted"
+            failed = {"status": status, "error": f"{type(error).__name__}: {error}"}
             with suppress(FedmedError):  # a full disk must not hide the error that came before
                 here.write_summary(begun | failed)
             raise

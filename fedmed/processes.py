@@ -6,21 +6,24 @@ import threading
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
 
+WORKER = "fedmed.client.app"  # imports all that a worker needs
 
-def context() -> ForkServerContext:
+
+def context(preload: str = WORKER) -> ForkServerContext:
     """Return the way processes are started: forked from a process that never ran a thread.
 
-    Forking the main process would carry over locks held by its threads (progress bar, wandb);
-    spawning would import MONAI anew in each worker, 5 s every time.
+    It is started once and has imported ``preload``. Forking the main process would carry over locks
+    held by its threads (progress bar, wandb); spawning would import MONAI anew in each worker, 5 s
+    every time.
     """
     started = multiprocessing.get_context("forkserver")
-    started.set_forkserver_preload(["fedmed.client.app"])
+    started.set_forkserver_preload([preload])
     return started
 
 
-def warm_up() -> None:
+def warm_up(preload: str = WORKER) -> None:
     """Begin to import in the fork server what workers need, beside this process's own imports."""
-    context()
+    context(preload)
     forkserver.ensure_running()
 
 

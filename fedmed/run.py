@@ -11,7 +11,6 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fedmed import config as cfg
@@ -28,17 +27,24 @@ def main() -> None:
         show()
         return
     os.environ.setdefault("TQDM_DISABLE", "1")  # flwr-datasets' bars would cross ours
-    processes.warm_up()
-    if not (arguments.multirun or arguments.info or arguments.cfg):
-        try:
+    asks = arguments.info or arguments.cfg
+    try:
+        if arguments.multirun and not asks:
+            processes.warm_up("fedmed.experiment")  # each cell is a process that needs all of it
+            from fedmed.sweep import sweep
+
+            sys.exit(sweep(arguments.overrides))
+        processes.warm_up()
+        if not asks:
             cfg.compose(arguments.overrides)
-        except FedmedError as error:
-            _fail(error)
-    _hydra_main()
+    except FedmedError as error:
+        _fail(error)
+    run_composed()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def _hydra_main(config: DictConfig) -> None:
+@hydra.main(version_base="1.3", config_path=str(cfg.CONF), config_name="config")
+def run_composed(config: DictConfig) -> None:
+    """Run the experiment that Hydra composed from ``sys.argv``."""
     from fedmed.console import Console
     from fedmed.experiment import run
 
@@ -53,8 +59,6 @@ def _hydra_main(config: DictConfig) -> None:
                 console,
             )
     except FedmedError as error:
-        if settings.mode == RunMode.MULTIRUN:
-            raise  # Hydra goes on with the other jobs
         _fail(error)
 
 

@@ -9,10 +9,11 @@ import json
 import math
 import platform
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -48,11 +49,19 @@ class RunDirectory:
         """Keep other processes out. Raises FedmedError if one is in."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FedmedError(f"{self.path}: another process is running this run") from None
+            if not _lock(file, fcntl.LOCK_EX):
+                time.sleep(0.2)  # it may only be someone who looked: see in_use
+                if not _lock(file, fcntl.LOCK_EX):
+                    raise FedmedError(f"{self.path}: another process is running this run")
             yield
+
+    def in_use(self) -> bool:
+        """Return whether a process is running this run, on any machine that shares the disk."""
+        path = self.path / ".lock"
+        if not path.exists():
+            return False
+        with path.open() as file:
+            return not _lock(file, fcntl.LOCK_SH)
 
     def summary(self) -> dict[str, Any] | None:
         """Return the summary, None if the run never came as far."""
@@ -105,6 +114,15 @@ def versions() -> dict[str, str]:
     """Return what the result may depend on: Python, packages, processor; no names of hosts."""
     machine = {"python": platform.python_version(), "machine": platform.machine()}
     return machine | {name: version(name) for name in VERSIONS}
+
+
+def _lock(file: IO[str], kind: int) -> bool:
+    """Return whether the lock was to be had; closing the file frees it."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

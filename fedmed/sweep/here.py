@@ -1,0 +1,68 @@
+"""Cells on this machine: as many at once as it has workers, each a process of its own.
+
+One-thread cells side by side leave no core waiting for the slowest client of a round, or for a
+server that aggregates; processes are forked from one that has imported everything, so a cell pays
+no second for that, and the death of one touches no other.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing import connection
+from multiprocessing.context import ForkServerProcess
+
+from omegaconf import DictConfig
+
+from fedmed import config as cfg
+from fedmed.console import Console
+from fedmed.processes import context, leave_with_parent
+from fedmed.runner.local import workers
+from fedmed.sweep.cell import play as play_cell
+from fedmed.sweep.grid import Cell
+
+
+def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
+    """Run the cells. They share the workers of ``runner.workers``; of few, each has several.
+
+    Args:
+        cells: which of them another process may be running, or finish, in the meantime.
+        launcher: Hydra's, which has nothing to say here.
+        console: told of each cell that starts and ends.
+    """
+    budget = max(1, workers(cfg.compose(cells[0].overrides).runner))
+    at_once = min(budget, len(cells))
+    each = budget // at_once
+    share = f"runner.workers={each if each > 1 else 0}"  # 0: in the cell's own process
+    waiting, free = deque(cells), list(range(at_once))
+    running: dict[int, tuple[ForkServerProcess, Cell, int]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                cell = waiting.popleft()
+                if cell.state() == "running" or (cell.state() == "done" and not cell.force):
+                    console.say(f"left to another process: {cell}")
+                    continue
+                slot = free.pop(0)
+                process = _start((*cell.overrides, share), cell, slot)
+                running[process.sentinel] = process, cell, slot
+            console.show("cells", len(cells) - len(waiting) - len(running), len(cells))
+            for sentinel in connection.wait(list(running)):
+                process, cell, slot = running.pop(int(sentinel))  # type: ignore[arg-type]
+                process.join()
+                free.append(slot)
+                console.say(f"{cell.state()}: {cell}")
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()
+
+
+def _start(overrides: Sequence[str], cell: Cell, slot: int) -> ForkServerProcess:
+    process = context("fedmed.experiment").Process(
+        target=_play, args=(overrides, cell, slot), name=cell.run_id
+    )
+    process.start()
+    return process
+
+
+def _play(overrides: Sequence[str], cell: Cell, slot: int) -> None:
+    leave_with_parent()
+    play_cell(overrides, cell.folder, slot)
