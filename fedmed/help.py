@@ -17,7 +17,8 @@ A run that was cut off goes on when the same command is given again; a finished 
   python -m fedmed.run +experiment=quickstart strategy=fedprox strategy.mu=0.1 seed=3
   python -m fedmed.run +experiment=nih dataset.root=DIR
 
--m sweeps over comma-separated values; --cfg job shows the composed configuration.
+-m runs a grid over comma-separated values: what is missing of it, several cells at once, here or
+with hydra/launcher=slurm_cpu on a cluster. --cfg job shows the composed configuration.
 """
 GROUPS = (
     "experiment",
@@ -29,6 +30,7 @@ GROUPS = (
     "client",
     "runner",
     "tracking",
+    "hydra/launcher",
 )
 
 
@@ -47,7 +49,7 @@ def _options(group: str) -> Table:
     rows = []
     for path in sorted((CONF / group).glob("*.yaml")):
         rows.append((f"[cyan]{path.stem}[/cyan]", _title(path)))
-        rows += [(f"  {group}.{key}", meaning) for key, meaning in _keys(path)]
+        rows += [(f"  {group.replace('/', '.')}.{key}", meaning) for key, meaning in _keys(path)]
     return _grid(rows)
 
 

@@ -31,7 +31,7 @@ def main() -> None:
     try:
         if arguments.multirun and not asks:
             processes.warm_up("fedmed.experiment")  # each cell is a process that needs all of it
-            from fedmed.sweep import sweep
+            from fedmed.sweep.launch import sweep
 
             sys.exit(sweep(arguments.overrides))
         processes.warm_up()

@@ -13,17 +13,19 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-from fedmed.checkpoint import Row
 from fedmed.errors import FedmedError
-from fedmed.metrics import Floats
-from fedmed.models import Arrays
 from fedmed.trees import write_atomically
+
+if TYPE_CHECKING:  # to look at run directories takes no MONAI
+    from fedmed.checkpoint import Row
+    from fedmed.metrics import Floats
+    from fedmed.models import Arrays
 
 VERSIONS = ("fedmed", "flwr", "torch", "monai", "flwr-datasets", "dp-accounting", "opacus", "numpy")
 
@@ -80,7 +82,7 @@ class RunDirectory:
         text = json.dumps(_plain(summary), indent=2, allow_nan=False)
         write_atomically(self.path / "summary.json", lambda new: new.write_text(text + "\n"))
 
-    def write_metrics(self, rows: Sequence[Row]) -> None:
+    def write_metrics(self, rows: "Sequence[Row]") -> None:
         """Write ``metrics.csv``; the client is empty where a metric is of no one client."""
         frame = pd.DataFrame(rows, columns=["round", "scope", "client", "metric", "value"])
         frame["client"] = frame["client"].map(lambda client: "" if client < 0 else str(client))
@@ -92,7 +94,7 @@ class RunDirectory:
         write_atomically(self.path / name, lambda new: frame.to_csv(new, index=False))
 
     def write_predictions(
-        self, test: pd.DataFrame, scores: Floats, truth: Floats, targets: Sequence[str]
+        self, test: pd.DataFrame, scores: "Floats", truth: "Floats", targets: Sequence[str]
     ) -> None:
         """Write ``predictions.parquet``: the final model's score and the label of each target."""
         columns: dict[str, Any] = {"image": test["image"], "patient": test["patient"]}
@@ -103,7 +105,7 @@ class RunDirectory:
         path = self.path / "predictions.parquet"
         write_atomically(path, lambda new: frame.to_parquet(new, index=False))
 
-    def write_model(self, arrays: Arrays) -> None:
+    def write_model(self, arrays: "Arrays") -> None:
         """Write ``checkpoint/model.safetensors``, which ``model.weights`` takes."""
         path = self.path / "checkpoint" / "model.safetensors"
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}

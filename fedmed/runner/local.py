@@ -144,7 +144,8 @@ def workers(runner: cfg.Runner) -> int:
         return int(runner.workers)
     if isinstance(runner, cfg.Local) and device(runner).type == "cuda":
         return torch.cuda.device_count() * runner.clients_per_gpu
-    return len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))  # not all bind their jobs
 
 
 def _start_pool(n: int) -> ProcessPoolExecutor:
