@@ -272,6 +272,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         hint = f"; {leaf} is a key of {group}={'|'.join(takers)}" if takers else ""
         return f"{key}: unknown key; {group or 'the configuration'} takes {takes}{hint}"
     if match := re.search(r"Could not find '([^']+)/([^']+)'", text):
+        if match[2] == "submitit_slurm":
+            return "hydra/launcher: Slurm needs pip install 'fedmed[slurm]'"
         takes = ", ".join(path.stem for path in _options(match[1]))
         return f"{match[1]}={match[2]}: unknown; {match[1]} takes {takes}"
     return _first_line(error)

@@ -7,17 +7,22 @@ no second for that, and the death of one touches no other.
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 
 from omegaconf import DictConfig
 
 from fedmed import config as cfg
+from fedmed import store
 from fedmed.console import Console
+from fedmed.errors import FedmedError
 from fedmed.processes import context, leave_with_parent
 from fedmed.runner.local import workers
 from fedmed.sweep.cell import play as play_cell
 from fedmed.sweep.grid import Cell
+from fedmed.table import Dataset, validate
 
 
 def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
@@ -28,7 +33,11 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
         launcher: Hydra's, which has nothing to say here.
         console: told of each cell that starts and ends.
     """
-    budget = max(1, workers(cfg.compose(cells[0].overrides).runner))
+    configs = [cfg.compose(cell.overrides) for cell in cells]
+    budget = max(1, workers(configs[0].runner))
+    for data in {str(c.dataset): c for c in configs}.values():
+        with suppress(FedmedError):  # the cells with this dataset will fail, and say why
+            _prepare(data, budget, console)
     at_once = min(budget, len(cells))
     each = budget // at_once
     share = f"runner.workers={each if each > 1 else 0}"  # 0: in the cell's own process
@@ -46,13 +55,21 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
                 running[process.sentinel] = process, cell, slot
             console.show("cells", len(cells) - len(waiting) - len(running), len(cells))
             for sentinel in connection.wait(list(running)):
-                process, cell, slot = running.pop(int(sentinel))  # type: ignore[arg-type]
+                process, cell, slot = running.pop(sentinel)  # type: ignore[arg-type]
                 process.join()
                 free.append(slot)
                 console.say(f"{cell.state()}: {cell}")
     finally:
         for process, _, _ in running.values():
             process.terminate()
+
+
+def _prepare(config: cfg.Config, workers: int, console: Console) -> None:
+    """Decode, with all workers, what else one cell would decode alone while the others wait."""
+    dataset: Dataset = config.dataset.build()
+    table = validate(dataset.table(), dataset)
+    show = partial(console.show, "images")
+    store.prepare(dataset, table, config.store, workers, show)
 
 
 def _start(overrides: Sequence[str], cell: Cell, slot: int) -> ForkServerProcess:
