@@ -26,7 +26,7 @@ from fedmed.table import Dataset, validate
 
 
 def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
-    """Run the cells. They share the workers of ``runner.workers``; of few, each has several.
+    """Run the cells. They share the workers of ``runner=local``; of few cells, each has several.
 
     Args:
         cells: which of them another process may be running, or finish, in the meantime.
@@ -34,13 +34,14 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
         console: told of each cell that starts and ends.
     """
     configs = [cfg.compose(cell.overrides) for cell in cells]
-    budget = max(1, workers(configs[0].runner))
+    runner = configs[0].runner
+    budget = max(1, workers(runner)) if isinstance(runner, cfg.Local) else 1  # Ray shares by itself
     for data in {str(c.dataset): c for c in configs}.values():
         with suppress(FedmedError):  # the cells with this dataset will fail, and say why
             _prepare(data, budget, console)
     at_once = min(budget, len(cells))
     each = budget // at_once
-    share = f"runner.workers={each if each > 1 else 0}"  # 0: in the cell's own process
+    share = [f"runner.workers={each if each > 1 else 0}"] if isinstance(runner, cfg.Local) else []
     waiting, free = deque(cells), list(range(at_once))
     running: dict[int, tuple[ForkServerProcess, Cell, int]] = {}
     try:
@@ -51,10 +52,10 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
                     console.say(f"left to another process: {cell}")
                     continue
                 slot = free.pop(0)
-                process = _start((*cell.overrides, share), cell, slot)
+                process = _start([*cell.overrides, *share], cell, slot)
                 running[process.sentinel] = process, cell, slot
             console.show("cells", len(cells) - len(waiting) - len(running), len(cells))
-            for sentinel in connection.wait(list(running)):
+            for sentinel in connection.wait(list(running)) if running else ():
                 process, cell, slot = running.pop(sentinel)  # type: ignore[arg-type]
                 process.join()
                 free.append(slot)
