@@ -134,7 +134,7 @@ def _spread(val: dict[str, Any]) -> str:
 
 
 def _sites(test: dict[str, Any]) -> str:
-    by_site = {site: value for site, value in test["by_site"].items() if value == value}
+    by_site = {site: v for site, v in test["by_site"].items() if v is not None and v == v}
     best_first = sorted(by_site, key=lambda site: -by_site[site])
     shown = best_first if len(best_first) <= 6 else [best_first[0], best_first[-1]]
     text = "test AUROC " + ", ".join(f"{by_site[site]:.3f} {site}" for site in shown)
@@ -143,9 +143,11 @@ def _sites(test: dict[str, Any]) -> str:
 
 def _guarantees(spent: dict[str, Any]) -> list[tuple[str, str]]:
     """Return rows: the guarantee of each unit, and all that they rest on."""
+    audited = _audited(spent)
     if spent["unit"] is None:
-        return [("privacy", "none: no noise was added, no guarantee is given")]
+        return [("privacy", "none: no noise was added, no guarantee is given"), *audited]
     rows = [("privacy", _guarantee(one)) for one in (spent, *spent["also"])]
+    rows += audited
     if spent["stopped"]:
         rounds = ", ".join(f"{client} before round {r}" for client, r in spent["stopped"].items())
         rows.append(("", f"clients stopped, their budget being spent: {rounds}"))
@@ -160,6 +162,21 @@ def _guarantee(spent: dict[str, Any]) -> str:
         f"ε = {_epsilon(spent['epsilon'])} at δ = {spent['delta']:g}, unit {spent['unit']}, "
         f"{spent['neighbouring']}, {spent['releases']} releases, {spent['accountant']}{checks}"
     )
+
+
+def _audited(spent: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return rows: what an audit of the finished run has found, if there was one."""
+    if "audited" not in spent:
+        return []
+    found = spent["audited"]
+    bounds = [
+        f"ε ≥ {_epsilon(b['epsilon'])} ({b['access']}, {b['method']}, {b['canaries']} canaries, "
+        f"{b['confidence']:.0%})"
+        for b in found["bounds"]
+    ]
+    attacks = [f"AUC {a['auc']:.3f} by {name}" for name, a in found["membership"].items()]
+    rows = [("audited" if i == 0 else "", text) for i, text in enumerate([*bounds, *attacks])]
+    return [*rows, ("", "[red]THE CLAIM IS REFUTED")] if found["refuted"] else rows
 
 
 def _epsilon(value: float | str | None) -> str:

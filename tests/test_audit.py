@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, summary
 from scipy.special import logit, ndtr, ndtri
 from scipy.stats import binom, nct, t
 
@@ -221,6 +221,7 @@ def test_an_images_epsilon_is_not_its_patients(ran: Callable[..., Path]) -> None
 
 def test_script_audits_a_run_and_its_shadows(
     ran: Callable[..., Path],
+    launch: Callable[..., dict[str, Any]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -245,6 +246,20 @@ def test_script_audits_a_run_and_its_shadows(
     assert set(written["membership"]) == {report.LOSS, report.LIRA, report.LIRA_FIXED}
     assert written["one_run"][report.BLACK_BOX]["canaries"] == len(Finished.open(runs[0]).tossed())
     assert (runs[0] / "audit.png").stat().st_size > 10_000
+    audited = summary(runs[0])["privacy"]["audited"]
+    assert audited["refuted"] is False
+    strict, gaussian, independent = audited["bounds"]
+    assert {b["access"] for b in audited["bounds"]} == {report.BLACK_BOX}
+    assert strict["epsilon"] == written["one_run"][report.BLACK_BOX]["epsilon"]
+    assert strict["rests_on"] == "nothing else"
+    assert (gaussian["method"], independent["method"]) == ("f-DP", "independent")
+    again = launch(*lira, "partition.toss=0", folder=runs[0])  # recognised: the audit stays
+    assert again["privacy"]["audited"] == audited
+    assert "audited  ε ≥" in capsys.readouterr().out
+    assert (
+        "audited" not in launch(*lira, "partition.toss=0", "force=true", folder=runs[0])["privacy"]
+    )
+    assert not (runs[0] / "audit.json").exists()
     other = ran("other", *lira, "partition.toss=12", "seed=1")
     bad = {
         (tmp_path / "nowhere",): "is no run directory of fedmed",

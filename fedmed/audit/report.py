@@ -17,8 +17,20 @@ from fedmed.audit.finished import Bench, Finished
 from fedmed.audit.membership import Attack
 from fedmed.audit.one_run import Bound
 from fedmed.errors import FedmedError
+from fedmed.rundir import RunDirectory
 from fedmed.trees import write_atomically
 
+#: Each bound of :class:`Bound`: its name, and what it rests on besides chance.
+METHODS = {
+    "epsilon": ("one run", "nothing else"),
+    "gaussian": ("f-DP", "the trade-off curve of a Gaussian mechanism"),
+    "independent": ("independent", "the same, and canaries that do not disturb each other"),
+}
+PRESENCE = {
+    "image",
+    "patient",
+    "client",
+}  # units whose presence is hidden, which is what is audited
 DELTA = 1e-5  # of the bounds on a run that claims nothing
 UPDATES, BLACK_BOX = "updates", "black box"
 LOSS, LIRA, LIRA_FIXED = "loss threshold", "offline LiRA", "offline LiRA, one variance"
@@ -127,8 +139,10 @@ def _check_shadow(run: Finished, shadow: Finished) -> None:
 
 def _notes(run: Finished, tossed: bool) -> list[str]:
     notes = ["a patient's images are scored together: the unit is the patient"]
-    if run.summary["privacy"]["unit"] is None:
-        notes.append("the run claims no ε: the bounds say what it does leak, at the least")
+    if run.summary["privacy"]["unit"] not in PRESENCE:
+        notes.append(
+            "the run claims no ε of who took part: the bounds say what it leaks, at the least"
+        )
     if len(run.marked()) or tossed:
         notes.append(
             "only the bound of one run holds for any mechanism; f-DP takes a Gaussian's trade-off "
@@ -149,11 +163,35 @@ def _notes(run: Finished, tossed: bool) -> list[str]:
     return notes
 
 
+def in_summary(found: Audit) -> dict[str, Any]:
+    """Return what ``summary.json`` holds beside the claim: bounds and how attacks fared."""
+    return {
+        "refuted": refuted(found),
+        "bounds": [
+            {
+                "access": access,
+                "method": method,
+                "epsilon": getattr(bound, attribute),
+                "delta": bound.delta,
+                "confidence": bound.confidence,
+                "canaries": bound.canaries,
+                "rests_on": premise,
+            }
+            for access, bound in found.bounds.items()
+            for attribute, (method, premise) in METHODS.items()
+        ],
+        "membership": {
+            name: {"auc": attack.auc, "tpr": {f"{fpr:g}": tpr for fpr, tpr in attack.tpr.items()}}
+            for name, attack in found.attacks.items()
+        },
+    }
+
+
 def statement(found: Audit) -> str:
     """Return claimed and audited ε in a line."""
     spent = found.claimed
-    claim = "no ε claimed"
-    if spent["unit"] is not None:
+    claim = "no ε claimed" if spent["unit"] is None else "no ε of who took part claimed"
+    if spent["unit"] in PRESENCE:
         value = spent["epsilon"]
         shown = "∞" if value == "inf" else f"{value:.2f}"
         claim = f"claimed ε = {shown} (unit {spent['unit']}, δ = {spent['delta']:g})"
@@ -169,14 +207,18 @@ def statement(found: Audit) -> str:
 
 def refuted(found: Audit) -> bool:
     """Say whether some lower bound lies above the claim, which must be of more than an image."""
-    return found.claimed["unit"] != "image" and _above(found)
+    return found.claimed["unit"] in PRESENCE - {"image"} and _above(found)
 
 
 def _above(found: Audit) -> bool:
-    claim = found.claimed["epsilon"]
-    if claim is None or claim == "inf":
-        return False
-    return any(bound.epsilon > claim for bound in found.bounds.values())
+    claim = _claim(found)
+    return claim is not None and any(bound.epsilon > claim for bound in found.bounds.values())
+
+
+def _claim(found: Audit) -> float | None:
+    """Return the ε that the bounds may be set against, None if there is no finite one."""
+    value = found.claimed["epsilon"]
+    return None if found.claimed["unit"] not in PRESENCE or value == "inf" else float(value)
 
 
 def content(found: Audit) -> dict[str, Any]:
@@ -203,11 +245,25 @@ def metrics(found: Audit) -> dict[str, float]:
 
 
 def write(found: Audit, folder: Path) -> Path:
-    """Write ``audit.json`` and ``audit.png`` into a run directory; return the picture's path."""
-    text = json.dumps(content(found), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(folder / "audit.json", lambda new: new.write_text(text + "\n"))
-    picture = folder / "audit.png"
-    draw(found, picture)
+    """Write the audit into a run directory; return the picture's path.
+
+    ``audit.json`` and ``audit.png`` have all of it; ``privacy.audited`` of ``summary.json`` has the
+    bounds beside the claim, in place of those of an earlier audit.
+
+    Raises:
+        FedmedError: if the run is not finished any more, or another process is running it.
+    """
+    here = RunDirectory(folder)
+    with here.locked():
+        summary = here.summary()
+        if summary is None or summary["status"] != "finished":
+            raise FedmedError(f"{folder}: the run was begun anew during its audit")
+        text = json.dumps(content(found), indent=2, ensure_ascii=False, allow_nan=False)
+        write_atomically(folder / "audit.json", lambda new: new.write_text(text + "\n"))
+        picture = folder / "audit.png"
+        draw(found, picture)
+        summary["privacy"]["audited"] = in_summary(found)
+        here.write_summary(summary)
     return picture
 
 
@@ -242,11 +298,11 @@ def _draw_bounds(axes: Axes, found: Audit) -> None:
     axes.invert_yaxis()
     for row, value in enumerate(values):
         axes.text(value, row, f" {value:.2f}", va="center", fontsize=8)
-    claim = found.claimed["epsilon"]
-    if isinstance(claim, float | int):
+    claim = _claim(found)
+    if claim is not None:
         axes.axvline(claim, color=_ORANGE, linewidth=1.5)
-    axes.set_xlim(0, 1.18 * max([0.1, *values, *([claim] if isinstance(claim, float) else [])]))
-    shown = f"claimed {claim:.2f} (line)" if isinstance(claim, float) else "no finite claim"
+    axes.set_xlim(0, 1.18 * max(0.1, *values, claim or 0.0))
+    shown = "no finite claim" if claim is None else f"claimed {claim:.2f} (line)"
     axes.set_title(f"audited ε, at least; {shown}", fontsize=9)
 
 
