@@ -21,6 +21,7 @@ class Data:
     """The prepared data of a run.
 
     Attributes:
+        dataset: where they come from.
         store: pixels and table.
         assigned: patient, client and role.
         clients: one row a client; ``clients.csv``.
@@ -29,6 +30,7 @@ class Data:
         caveats: what a user must know before believing a result.
     """
 
+    dataset: Dataset
     store: Store
     assigned: pd.DataFrame
     clients: pd.DataFrame
@@ -97,7 +99,7 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     here.write_csv(clients, "clients.csv")
     draw_partition(clients, dataset.targets, here.picture)
     truth = labels(test, dataset.targets)
-    return Data(prepared, assigned, clients, test, truth, caveats)
+    return Data(dataset, prepared, assigned, clients, test, truth, caveats)
 
 
 def _check_known(table: pd.DataFrame, dataset: Dataset) -> None:

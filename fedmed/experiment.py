@@ -20,6 +20,7 @@ from fedmed.errors import ConfigError, FedmedError
 from fedmed.metrics import Floats, per_group
 from fedmed.privacy import Ledger
 from fedmed.privacy.assumptions import assumptions, guarantees
+from fedmed.privacy.released import pixel_assumptions, pixel_releases
 from fedmed.privacy.spending import Spending
 from fedmed.rounds import ClientFailure, Federation
 from fedmed.rundir import RunDirectory
@@ -127,14 +128,21 @@ def _accounts(
     config: Config, strategy: Strategy, data: Data, here: RunDirectory
 ) -> tuple[Ledger | None, Spending | None]:
     """Return the ledger of a run that releases anything privately, and who pays in it."""
-    deltas = guarantees(config, strategy)
+    of_pixels = pixel_releases(data.dataset, data.store.table, data.assigned)
+    deltas = guarantees(config, strategy, of_pixels)
     if not deltas:
         return None, None
-    stated = assumptions(config, strategy)
+    stated = (
+        *pixel_assumptions(data.dataset, data.store.table["image"]),
+        *assumptions(config, strategy),
+    )
     ledger = Ledger.open(here.ledger, deltas, stated, config.repeatable)
-    if not isinstance(config.privacy, DPSGD):
-        return ledger, None
-    return ledger, Spending(config, data.units(config.privacy.unit), ledger)
+    spending = None
+    if isinstance(config.privacy, DPSGD):
+        spending = Spending(config, data.units(config.privacy.unit), ledger)
+    if not ledger.events:  # made once, before all rounds
+        ledger.record(*of_pixels)
+    return ledger, spending
 
 
 def _engine(config: Config, overrides: Sequence[str], data: Data, here: RunDirectory) -> Engine:

@@ -23,7 +23,7 @@ from fedmed.errors import ConfigError
 from fedmed.mechanisms import geometric, laplace, report_noisy_max
 from fedmed.pixels import fit
 from fedmed.seeding import generator
-from fedmed.table import Dataset, labels
+from fedmed.table import Dataset, Hidden, labels
 
 WHITE = 255
 PATIENTS = "patients"  # the column of patient_counts that is no target
@@ -115,6 +115,12 @@ class Released(Dataset):
         """Say whether an image's file is there."""
         return self.of.has(image)
 
+    def hidden(self, image: str) -> Hidden:
+        """Return what the release hides of an image: all that it shows, or a detail."""
+        if self.pixels is None:
+            return Hidden("content", self.epsilon, self.size**2)
+        return Hidden("detail", self.epsilon, self.pixels)
+
     def caveats(self) -> list[str]:
         """Return those of the dataset, and what the release hides."""
         hides = "the image" if self.pixels is None else f"{self.pixels} pixels of it, not the image"
@@ -122,8 +128,7 @@ class Released(Dataset):
         return [
             *self.of.caveats(),
             f"{self.card.title}: each image is released once with ε = {self.epsilon:g}, which "
-            f"hides {hides}; a patient's ε is that times {times}; labels are not protected, and "
-            "who knows dataset.seed can subtract the noise",
+            f"hides {hides}; a patient's ε is that times {times}",
         ]
 
     def _noise(self) -> dict[str, float | int | None]:

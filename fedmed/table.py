@@ -68,6 +68,21 @@ class Card:
     md5: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Hidden:
+    """What noise in an image's pixels hides of what the image shows.
+
+    Attributes:
+        unit: ``content``: all that it shows; ``detail``: whatever lies in ``pixels`` pixels of it.
+        epsilon: of the image's release, by pure differential privacy.
+        pixels: in how many pixels two images that must look alike may differ.
+    """
+
+    unit: Literal["content", "detail"]
+    epsilon: float
+    pixels: int
+
+
 class Dataset(ABC):
     """A source of radiographs: a table, and the pixels of each of its images.
 
@@ -108,6 +123,10 @@ class Dataset(ABC):
     def has(self, image: str) -> bool:
         """Say whether an image's file is there; always so where images are no files."""
         return True
+
+    def hidden(self, image: str) -> Hidden | None:
+        """Return what noise hides of an image; None where the image itself is seen."""
+        return None
 
     def caveats(self) -> list[str]:
         """Return what a user must know before believing a result on it."""

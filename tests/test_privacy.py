@@ -88,6 +88,8 @@ def test_pure_mechanisms_add_up() -> None:
     assert epsilon([one], 1e-12) == pytest.approx(0.5, rel=1e-3)
     pure = Event(0, "patient", 2.0, 1.0, mechanism="exponential", client=0)
     assert epsilon([pure, pure], 1e-12) == pytest.approx(1.0, rel=1e-3)
+    assert epsilon([one, pure, pure], 0.0) == 1.5
+    assert epsilon([one, MIXED[0]], 0.0) == math.inf  # a Gaussian has no pure ε
     closed = optimize.brentq(lambda e: 1 - math.exp((e - 0.5) / 2) - 0.01, 0, 0.5)
     assert epsilon([one], 0.01) == pytest.approx(closed, rel=1e-3)
 

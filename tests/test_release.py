@@ -13,8 +13,13 @@ from scipy import stats
 
 from fedmed.config import compose
 from fedmed.errors import ConfigError
+from fedmed.privacy import epsilon
+from fedmed.privacy.accounting import PURE
+from fedmed.privacy.released import pixel_releases
 from fedmed.release import Released, best_round, patient_counts, pixelate, utility
+from fedmed.rundir import RunDirectory
 from fedmed.store import pixels_of, prepare
+from fedmed.table import Hidden
 
 PHANTOM = {"_target_": "fedmed.datasets.phantom.Phantom", "patients": 40, "sites": 3}
 
@@ -55,7 +60,7 @@ def test_a_patient_releases_no_more_images_than_agreed() -> None:
     data = released(images_per_patient=1)
     assert not data.table()["patient"].duplicated().any()
     assert released().table()["patient"].duplicated().any()
-    assert "times 1;" in data.caveats()[-1]
+    assert data.caveats()[-1].endswith("times 1")
     assert "not the image" in released(pixels=16).caveats()[-1]
 
 
@@ -80,11 +85,52 @@ def test_the_store_holds_only_what_is_released(tmp_path: Path) -> None:
     assert len(np.unique(blocks)) > 100
 
 
-def test_a_run_takes_a_released_dataset(launch: Callable[..., dict[str, Any]]) -> None:
+def test_a_run_on_released_images_accounts_for_them(
+    launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """A patient's images add up; labels and presence are another matter, and never mixed in."""
     task = [o.replace("dataset.", "dataset.of.") for o in TINY]
-    summary = launch(*task, "dataset=released", "dataset.of.patients=60", "rounds=1")
-    assert 0 <= summary["test"]["macro_auroc"] <= 1
-    assert any("labels are not protected" in caveat for caveat in summary["caveats"])
+    task += ["dataset=released", "dataset.of.patients=60", "dataset.epsilon=1.5", "rounds=1"]
+    spent = launch(*task)["privacy"]
+    assert (spent["unit"], spent["delta"], spent["also"]) == ("content", 0.0, [])
+    assert (spent["neighbouring"], spent["accountant"]) == ("replace-one", PURE)
+    table = pd.read_parquet(tmp_path / "run" / "table.parquet")
+    assigned = pd.read_csv(tmp_path / "run" / "partition.csv").query("client >= 0")
+    images = table.merge(assigned, on="patient").groupby(["client", "patient"]).size()
+    most = images.groupby("client").max()
+    assert most.max() > 1
+    assert spent["per_client"] == {str(k): pytest.approx(1.5 * n) for k, n in most.items()}
+    assert spent["epsilon"] == pytest.approx(1.5 * most.max())
+    assert any(
+        "with how many images and which labels, is public" in a for a in spent["assumptions"]
+    )
+    (tmp_path / "run" / "summary.json").unlink()  # as if cut off at the end
+    RunDirectory(tmp_path / "run").checkpoint.unlink()
+    both = ("privacy=dpsgd", "privacy.noise_multiplier=1", "privacy.secure_noise=true")
+    assert launch(*task)["privacy"] == spent
+    capped = ("dataset.images_per_patient=1", "dataset.pixels=16", *both)
+    mixed = launch(*task, *capped, folder=tmp_path / "mixed")["privacy"]
+    assert mixed["unit"] == "patient"
+    assert mixed["epsilon"] > 1.5
+    (detail,) = mixed["also"]
+    assert (detail["unit"], detail["epsilon"]) == ("detail", pytest.approx(1.5))
+    assert "a detail is at most 16 pixels of each image; the rest is not hidden" in str(mixed)
+
+
+def test_images_seen_as_they_are_have_no_epsilon() -> None:
+    """One client's images are behind noise, another's are not, and one has some of both."""
+    data = released(images_per_patient=2)
+    table = data.table().assign(image=lambda t: "noisy/" + t["image"])
+    plain = table.iloc[:1].assign(image="plain/x", patient="x")
+    table = pd.concat([table, plain], ignore_index=True)
+    data.hidden = lambda image: Hidden("content", 3.0, 1) if "noisy" in image else None  # type: ignore[method-assign]
+    patients = table["patient"].unique()
+    assigned = pd.DataFrame({"patient": patients, "client": np.arange(len(patients)) % 2})
+    assigned.loc[assigned["patient"] == "x", "client"] = 1
+    zero, one = pixel_releases(data, table, assigned)
+    assert epsilon([zero], 0.0) == pytest.approx(6.0)
+    assert epsilon([one], 0.0) == math.inf
+    assert pixel_releases(data.of, data.of.table(), assigned) == []
 
 
 def test_label_counts_have_the_noise_of_their_sensitivity() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fedmed import partition
 from fedmed.errors import ConfigError
 from fedmed.seeding import generator
-from fedmed.table import COLUMNS, Aspect, Dataset, validate
+from fedmed.table import COLUMNS, Aspect, Dataset, Hidden, validate
 
 PREFIX = "canary:"
 MARKED, FLIPPED = PREFIX + "marked:", PREFIX + "flipped:"
@@ -92,6 +92,10 @@ class WithCanaries(Dataset):
     def has(self, image: str) -> bool:
         """Say whether an image's file is there."""
         return image.startswith(MARKED) or self.source.has(image)
+
+    def hidden(self, image: str) -> Hidden | None:
+        """Return what noise hides of an image; a marked canary has nothing to hide."""
+        return None if image.startswith(MARKED) else self.source.hidden(image)
 
     def caveats(self) -> list[str]:
         """Return those of the dataset, and that its labels are no longer all true."""

@@ -24,6 +24,7 @@ from fedmed.privacy.events import Event
 
 ACCOUNTANT = f"PLD (dp-accounting {version('dp-accounting')})"
 RENYI = f"RDP (dp-accounting {version('dp-accounting')})"
+PURE = "sum of pure ε"
 PRV = f"PRV (Opacus {version('opacus')})"
 _NEIGHBOURS = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 _ORDERS = [*range(2, 33), 40, 48, 64, 96, 128, 256, 512]  # integers: closed forms
@@ -36,16 +37,21 @@ Counts = frozenset[tuple[Event, int]]
 def epsilon(events: Iterable[Event], delta: float) -> float:
     """Return the ε that ``events`` spend together at ``delta``, infinite without noise.
 
-    Losses are discretised as finely as dp-accounting's default or, where ε is large and that would
-    take minutes, in ten-thousandths of the bound by Rényi DP, which costs nothing.
+    At δ = 0 the ε of pure mechanisms add up, and a Gaussian has none. Losses are discretised as
+    finely as dp-accounting's default or, where ε is large and that would take minutes, in
+    ten-thousandths of the bound by Rényi DP, which costs nothing.
     """
     counts = _counts(events)
+    if delta == 0:
+        return sum(_pure(event, count) for event, count in counts)
     return _pld_epsilon(counts, delta) if counts else 0.0
 
 
 def cross_checks(events: Iterable[Event], delta: float) -> dict[str, float | None]:
     """Return the ε of ``events`` by other accountants; None where one cannot tell."""
     counts = _counts(events)
+    if delta == 0:  # neither knows of it
+        return {}
     return {RENYI: _renyi_epsilon(counts, delta), PRV: _prv_epsilon(counts, delta)}
 
 
@@ -81,6 +87,12 @@ def _counts(events: Iterable[Event]) -> Counts:
     for event in events:
         counts[replace(event, round=0, client=None, steps=1, attempt=0)] += event.steps
     return frozenset(counts.items())
+
+
+def _pure(event: Event, count: int) -> float:
+    if event.mechanism == "gaussian" or event.noise_multiplier == 0:
+        return math.inf
+    return count / event.noise_multiplier
 
 
 def _noiseless(counts: Counts) -> bool:
@@ -128,7 +140,7 @@ def _renyi_epsilon(counts: Counts, delta: float) -> float:
             release = dp_accounting.GaussianDpEvent(event.noise_multiplier)
             accountant.compose(dp_accounting.PoissonSampledDpEvent(event.rate, release), count)
         else:  # pure ε adds up
-            pure += count / event.noise_multiplier
+            pure += _pure(event, count)
     return pure + float(accountant.get_epsilon(delta))
 
 

@@ -1,9 +1,11 @@
 """What a run's guarantees rest on, in sentences for the ledger and the summary."""
 
+from collections.abc import Sequence
+
 from flwr.serverapp.strategy import Strategy
 
 from fedmed.config import DPSGD, Config
-from fedmed.privacy.events import PrivateStrategy, Unit
+from fedmed.privacy.events import Event, PrivateStrategy, Unit
 
 SEEDED = "noise comes from the run's seed: whoever knows the seed can subtract it"
 SECURE = (
@@ -19,9 +21,9 @@ ALWAYS = (
 )
 
 
-def guarantees(config: Config, strategy: Strategy) -> dict[Unit, float]:
-    """Return δ of each unit that the run protects."""
-    deltas: dict[Unit, float] = {}
+def guarantees(config: Config, strategy: Strategy, of_pixels: Sequence[Event]) -> dict[Unit, float]:
+    """Return δ of each unit that the run protects; ``of_pixels`` are releases before training."""
+    deltas: dict[Unit, float] = {event.unit: 0.0 for event in of_pixels}  # Laplace: pure ε
     if isinstance(config.privacy, DPSGD):
         deltas[config.privacy.unit] = config.privacy.delta
     if isinstance(strategy, PrivateStrategy):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-Unit = Literal["client", "patient", "image"]
+Unit = Literal["client", "patient", "image", "content", "detail"]
 
 
 @dataclass(frozen=True)
@@ -11,8 +11,9 @@ class Event:
     """One or several like releases of a round.
 
     Attributes:
-        round: the round of the releases.
-        unit: whose presence is hidden.
+        round: the round of the releases; 0 before the first.
+        unit: what is hidden: whose presence, or what a patient's images show (``content``) or show
+            in a few pixels (``detail``), the patient's presence and labels being known.
         noise_multiplier: scale of the noise over the sensitivity: its standard deviation for the
             Gaussian mechanism, Laplace's b, and 1/ε for the exponential mechanism.
         rate: probability with which each unit is drawn.

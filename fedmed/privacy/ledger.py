@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedmed.privacy.accounting import ACCOUNTANT, cross_checks, epsilon
+from fedmed.privacy.accounting import ACCOUNTANT, PURE, cross_checks, epsilon
 from fedmed.privacy.events import Event, Unit
 from fedmed.trees import write_atomically
 
@@ -92,8 +92,8 @@ class Ledger:
         return max([shared, *self.per_client(unit).values()])
 
     def units(self) -> list[Unit]:
-        """Return whose presence the run hides, the smallest first."""
-        order: tuple[Unit, ...] = ("image", "patient", "client")
+        """Return what the run hides: whose presence, the smallest first, then what images show."""
+        order: tuple[Unit, ...] = ("image", "patient", "client", "content", "detail")
         return [unit for unit in order if unit in self.deltas]
 
     def statement(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Ledger:
             "unit": unit,
             "epsilon": _number(self.epsilon(unit)),
             "delta": delta,
-            "accountant": ACCOUNTANT,
+            "accountant": ACCOUNTANT if delta else PURE,
             "cross_checks": {name: _number(value) for name, value in checks.items()},
             "neighbouring": (shared + its_own)[0].neighbouring if shared + its_own else None,
             "sampling": "poisson",
