@@ -73,6 +73,7 @@ class Strategy(BaseModel):
     fraction: Share
     weighting: Literal["examples", "uniform"]
     state: Literal["full", "parameters"]
+    fold: Literal["mean", "own", "none"]
     server: Component
     local: Component | None
 
@@ -152,6 +153,33 @@ class Ray(_Frozen):
 Runner = Annotated[Local | Ray, Field(discriminator="kind")]
 
 
+class Injection(_Frozen):
+    """A fault that clients are made to show; see :mod:`fedmed.client.injection`.
+
+    It strikes those of ``clients`` and ``rounds`` (all when None), each with probability ``rate``.
+    """
+
+    kind: Literal["raise", "dropout", "kill", "slow", "nan", "inf", "huge", "shape"]
+    rate: Annotated[float, Field(ge=0, le=1)] = 1.0
+    clients: tuple[int, ...] | None = None
+    rounds: tuple[int, ...] | None = None
+    seconds: NonNegative = 3600.0
+
+
+class Faults(BaseModel):
+    """What a failing client does to the run, and which faults are injected; see ``fedmed.faults``.
+
+    Other keys are a choice's own; they reach ``inject`` by interpolation.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    on_failure: Literal["stop", "exclude"]
+    min_clients: Annotated[int, Field(ge=1)]
+    deadline: Positive | None
+    max_norm: Positive | None
+    inject: tuple[Injection, ...]
+
+
 class Tracking(_Frozen):
     """Weights & Biases."""
 
@@ -176,6 +204,7 @@ class Config(_Frozen):
     privacy: Annotated[NoPrivacy | DPSGD, Field(discriminator="mechanism")]
     client: Client
     runner: Runner
+    faults: Faults
     tracking: Tracking
 
     @property

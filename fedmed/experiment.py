@@ -17,12 +17,13 @@ from fedmed.config import DPSGD, Config, Local
 from fedmed.console import Console, config_line
 from fedmed.data import Data, prepare
 from fedmed.errors import ConfigError, FedmedError
+from fedmed.faults import ClientFailure
 from fedmed.metrics import Floats, per_group
 from fedmed.privacy import Ledger
 from fedmed.privacy.assumptions import assumptions, guarantees
 from fedmed.privacy.released import pixel_assumptions, pixel_releases
 from fedmed.privacy.spending import Spending
-from fedmed.rounds import ClientFailure, Federation
+from fedmed.rounds import Federation
 from fedmed.rundir import RunDirectory
 from fedmed.runner.engine import Engine
 from fedmed.runner.local import LocalEngine, workers

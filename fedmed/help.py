@@ -29,6 +29,7 @@ GROUPS = (
     "privacy",
     "client",
     "runner",
+    "faults",
     "tracking",
     "hydra/launcher",
 )

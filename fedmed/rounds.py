@@ -5,18 +5,18 @@ methods, so that a run goes on from its checkpoint as if it had never been cut o
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp.strategy import Strategy
 
 from fedmed import metrics
 from fedmed.checkpoint import Checkpoint, Row, remember, remind
 from fedmed.config import Config
-from fedmed.errors import FedmedError
+from fedmed.faults import WEIGHT, Gate
+from fedmed.fold import fold
 from fedmed.metrics import Floats
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Ledger, PrivateStrategy
@@ -26,15 +26,6 @@ from fedmed.seeding import seeded_globals
 
 POOLED = -1  # the client of a metric that is of no one client
 OnRound = Callable[[int, Sequence[Row]], None]
-
-
-class ClientFailure(FedmedError):
-    """A client raised; ``details`` is its traceback."""
-
-    def __init__(self, round_: int, client: int, details: str) -> None:
-        cause = details.strip().splitlines()[-1]
-        super().__init__(f"round {round_}: client {client} failed: {cause} (traceback in run.log)")
-        self.details = details
 
 
 @dataclass
@@ -76,13 +67,12 @@ class Federation:
             The last state and the probabilities of the test images, N×T.
 
         Raises:
-            FedmedError: if a client fails, an update is not finite or the disk is full; what the
-                last checkpoint holds is safe.
+            FedmedError: if a client fails and ``faults`` do not allow for it, or the disk is full;
+                what the last checkpoint holds is safe.
         """
         engine = self.engine
         engine.bytes_down, engine.bytes_up = state.bytes_down, state.bytes_up
         engine.states.resume(state.clients)
-        engine.on_reply = self._arrived
         if state.round:
             remind(self.strategy, state.strategy)
         else:
@@ -103,11 +93,8 @@ class Federation:
     def _round(self, round_: int, state: Checkpoint) -> tuple[Checkpoint, Floats | None]:
         started = time.perf_counter()
         self.engine.round = round_
-        arrays, scores = to_record(state.arrays), None
-        rows, replies = self._train(round_, arrays)
-        with seeded_globals(self.config.seed, "aggregate", round_):
-            aggregated, _ = self.strategy.aggregate_train(round_, replies)
-        arrays = arrays if aggregated is None else aggregated
+        scores = None
+        rows, arrays = self._train(round_, to_record(state.arrays))
         last = round_ == self.config.rounds or self._spent_out(round_ + 1)
         if round_ % self.config.evaluate_every == 0 or last:
             rows += self._validate(round_, arrays)
@@ -129,15 +116,30 @@ class Federation:
         self.engine.states.commit()
         return state, scores
 
-    def _train(self, round_: int, arrays: ArrayRecord) -> tuple[list[Row], list[Message]]:
+    def _train(self, round_: int, arrays: ArrayRecord) -> tuple[list[Row], ArrayRecord]:
+        """Return the round's metrics and its aggregate."""
         config = ConfigRecord()
         if self.spending:
             config[NOISE] = self.spending.noise_multipliers()
         with seeded_globals(self.config.seed, "configure", round_):
             orders = list(self.strategy.configure_train(round_, arrays, config, self.engine))
-        replies = self._exchange(self._paid(round_, orders))
-        rows = self._rows(round_, "train", replies)
-        return [*rows, (round_, "train", POOLED, "cohort", float(len(replies)))], replies
+        rows: list[Row] = []
+        gate = self._gate(round_)
+        replies = self._exchange(gate, "train", self._paid(round_, orders), rows)
+        aggregated = self._aggregate(round_, replies)
+        rows.append((round_, "train", POOLED, "cohort", float(gate.answered)))
+        return rows + gate.rows(), arrays if aggregated is None else aggregated
+
+    def _aggregate(self, round_: int, replies: Iterator[Message]) -> ArrayRecord | None:
+        how: Iterable[Message] = replies
+        if self.config.strategy.fold == "mean":
+            arguments = self.config.strategy.server.arguments
+            how = fold(replies, arguments.get("weighted_by_key", WEIGHT))
+        elif self.config.strategy.fold == "none":
+            how = list(replies)
+        with seeded_globals(self.config.seed, "aggregate", round_):
+            aggregated, _ = self.strategy.aggregate_train(round_, how)
+        return aggregated
 
     def _paid(self, round_: int, orders: list[Message]) -> list[Message]:
         """Return the orders to clients that can pay; what they release is in the ledger by then."""
@@ -167,14 +169,18 @@ class Federation:
         return rows
 
     def _validate(self, round_: int, arrays: ArrayRecord) -> list[Row]:
+        if not self.validating:
+            return []
         with seeded_globals(self.config.seed, "configure validation", round_):
             orders = self.strategy.configure_evaluate(round_, arrays, ConfigRecord(), self.engine)
         able = [o for o in orders if self._client(o.metadata.dst_node_id) in self.validating]
-        replies = self._exchange(able)
+        rows: list[Row] = []
+        gate = self._gate(round_)
+        replies = list(self._exchange(gate, "val", able, rows))
         if replies:
             with seeded_globals(self.config.seed, "aggregate validation", round_):
                 self.strategy.aggregate_evaluate(round_, replies)
-        return self._rows(round_, "val", replies)
+        return rows + gate.rows()
 
     def _test(self, round_: int, arrays: ArrayRecord) -> tuple[list[Row], Floats]:
         scores = self.engine.score(arrays)
@@ -185,32 +191,31 @@ class Federation:
             rows += [(round_, "test", POOLED, f"{name}/{t}", v) for t, v in values.items()]
         return rows, scores
 
-    def _exchange(self, orders: Iterable[Message]) -> list[Message]:
-        return list(self.engine.send_and_receive(list(orders)))
+    def _gate(self, round_: int) -> Gate:
+        """Return what looks at replies; a client whose reply is refused keeps its old state."""
+        return Gate(
+            self.config.faults,
+            round_,
+            self._client,
+            self.on_client,
+            self.engine.states.undo,
+            self.say,
+        )
 
-    def _arrived(self, reply: Message) -> None:
-        """Refuse a reply that must not enter an average."""
-        round_, client = self.engine.round, self._client(reply.metadata.src_node_id)
-        if reply.has_error():
-            raise ClientFailure(round_, client, reply.error.reason or "no reason given")
-        for record in reply.content.array_records.values():
-            for name, array in record.items():
-                if not np.isfinite(array.numpy()).all():
-                    raise FedmedError(
-                        f"round {round_}: client {client} returned NaN or infinity in {name}, so "
-                        "nothing was averaged; a lower client.lr often helps; what the last "
-                        "checkpoint holds is safe"
-                    )
-        self.on_client(client)
-
-    def _rows(self, round_: int, scope: str, replies: Sequence[Message]) -> list[Row]:
-        return [
-            (round_, scope, self._client(reply.metadata.src_node_id), name, float(value))
-            for reply in replies
-            for record in reply.content.metric_records.values()
-            for name, value in record.items()
-            if name != "weight" and not isinstance(value, list)
-        ]
+    def _exchange(
+        self, gate: Gate, scope: str, orders: Sequence[Message], rows: list[Row]
+    ) -> Iterator[Message]:
+        """Yield the usable replies one by one, and add their metrics to ``rows``."""
+        answers = self.engine.send_and_receive(orders, timeout=self.config.faults.deadline)
+        for reply in gate.admit(orders, answers):
+            client = self._client(reply.metadata.src_node_id)
+            rows += [
+                (gate.round, scope, client, name, float(value))
+                for record in reply.content.metric_records.values()
+                for name, value in record.items()
+                if name != WEIGHT and not isinstance(value, list)
+            ]
+            yield reply
 
     def _client(self, node: int) -> int:
         return self.engine.client_of(node)

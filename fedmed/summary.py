@@ -9,6 +9,7 @@ from fedmed import models
 from fedmed.checkpoint import Checkpoint, Row
 from fedmed.config import Config
 from fedmed.data import Data
+from fedmed.faults import summary_of
 from fedmed.metrics import macro
 from fedmed.partition import measure
 from fedmed.privacy import Ledger
@@ -96,6 +97,7 @@ def summarise(
             "worst": float(val.min()) if len(val) else None,
             "sd": float(val.std(ddof=0)) if len(val) else None,
         },
+        "faults": summary_of(state.metrics),
         "privacy": ledger.statement() if ledger else {"unit": None, "epsilon": None, "delta": None},
         "time": {
             "setup_s": setup,

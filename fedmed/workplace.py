@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from shlex import split
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,8 @@ from fedmed.metrics import Floats
 from fedmed.partition import read as read_partition
 from fedmed.store import pixels_of
 from fedmed.table import labels
+
+_NO_ROWS = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,15 @@ class Workplace:
 
     def examples(self, role: str, client: int = -1) -> Examples:
         """Return the images of a client's train or val patients, or those of the test split."""
-        mine = (self.index["role"] == role) & (self.index["client"] == client)
-        return Examples(self.pixels, self.labels, self.index.index[mine].to_numpy())
+        return Examples(self.pixels, self.labels, self._rows.get((role, client), _NO_ROWS))
+
+    @cached_property
+    def _rows(self) -> dict[tuple[str, int], NDArray[np.intp]]:
+        """The rows of each role and client, looked up once: there may be thousands of clients."""
+        rows = self.index.index.to_numpy()
+        keys = ["role", "client"]
+        groups: Any = self.index.reset_index(drop=True).groupby(keys, sort=False).indices
+        return {(role, int(client)): rows[at] for (role, client), at in groups.items()}
 
     def units(self, role: str, client: int) -> NDArray[np.intp]:
         """Return whose each of a client's examples is, coded from 0: a patient's, or its own."""

@@ -213,22 +213,27 @@ class DPFedAvg(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the global arrays moved by the noisy mean of the clipped updates."""
-        valid, _ = self._check_and_log_replies(replies, is_train=True)
-        contents = [reply.content for reply in valid]
-        if self.noise == "distributed" and len(contents) < len(self._cohort):
+        """Return the global arrays moved by the noisy mean of the clipped updates.
+
+        Each reply is clipped and added as it comes, and then forgotten.
+        """
+        total, votes = self._noise(server_round)
+        answers = 0
+        for reply in replies:
+            if reply.has_error():
+                continue
+            answers += 1
+            update, vote = self._update(reply.content)
+            votes += vote
+            for name, step in update.items():
+                total[name] += step
+        if self.noise == "distributed" and answers < len(self._cohort):
             raise FedmedError(
-                f"round {server_round}: {len(contents)} of {len(self._cohort)} clients answered, "
+                f"round {server_round}: {answers} of {len(self._cohort)} clients answered, "
                 "so shares of the noise are missing; strategy.noise=local does not need them all"
             )
         if not self._divisor:
             return self._global, None  # a cohort that is known to be empty releases nothing
-        total, votes = self._noise(server_round)
-        for content in contents:
-            update, vote = self._update(content)
-            votes += vote
-            for name, step in update.items():
-                total[name] += step
         start = from_record(self._global)
         new = {k: w + (total[k] / self._divisor) for k, w in start.items()}
         if self.quantile is not None:

@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 from fedmed import metrics, models
 from fedmed.client import dpsgd, training
 from fedmed.client.brief import Brief
+from fedmed.client.injection import inject
 from fedmed.client.rule import LocalRule
 from fedmed.client.state import at_rest
 from fedmed.config import DPSGD
@@ -20,7 +21,7 @@ from fedmed.workplace import Workplace, workplace
 
 BUFFERS = "buffers"  # the record of norm statistics that stay with the client
 
-app = ClientApp(mods=[at_rest])
+app = ClientApp(mods=[at_rest, inject])
 
 
 @app.train()

@@ -1,7 +1,7 @@
 """What every engine is: a Flower Grid whose clients have an order, and a place for test scores."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ class ClientStates:
 
     def __init__(self) -> None:
         self._current: dict[int, int] = {}
+        self._before: dict[int, int] = {}
         self._kept: dict[int, int] = {}
 
     def resume(self, rounds: Mapping[int, int]) -> None:
@@ -27,7 +28,15 @@ class ClientStates:
 
     def adopt(self, client: int, round_: int) -> None:
         """Take the state that the client left for a round."""
+        if client in self._current:
+            self._before[client] = self._current[client]
         self._current[client] = round_
+
+    def undo(self, client: int) -> None:
+        """Give a client back the state that it had before the last one was adopted."""
+        self._current.pop(client, None)
+        if client in self._before:
+            self._current[client] = self._before[client]
 
     def rounds(self) -> dict[int, int]:
         """Return client → round, for a checkpoint."""
@@ -49,7 +58,6 @@ class Engine(Grid):
         states: which round's state each client has.
         round: the current round, set by who drives the rounds.
         bytes_down, bytes_up: array bytes sent to and received from clients so far.
-        on_reply: called with each reply in the order of the clients, while later ones still work.
 
     Args:
         clients: how many there are.
@@ -60,7 +68,6 @@ class Engine(Grid):
         self.states = ClientStates()
         self.round = 0
         self.bytes_down = self.bytes_up = 0
-        self.on_reply: Callable[[Message], None] = lambda reply: None
         self._clients = clients
         self._run_config = run_config
 
@@ -74,6 +81,16 @@ class Engine(Grid):
         at: TracebackType | None,
     ) -> None:
         """Free what the engine holds."""
+
+    @abstractmethod
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Deliver the messages and yield the replies one by one, in the order of the clients.
+
+        Who fails is answered for by an error reply; who takes longer than ``timeout`` seconds by
+        one too, or not at all. Consume them all: what is not taken may not have been done.
+        """
 
     @abstractmethod
     def score(self, arrays: ArrayRecord) -> Floats:

@@ -7,13 +7,12 @@ repeats to the bit.
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,17 +21,16 @@ from flwr.app import ArrayRecord, Error, Message, RecordDict
 from fedmed import config as cfg
 from fedmed import flower, trees
 from fedmed.errors import FedmedError
+from fedmed.faults import DIED, LATE, RAISED
 from fedmed.metrics import Floats
-from fedmed.processes import context
 from fedmed.runner import worker
 from fedmed.runner.engine import Engine
+from fedmed.runner.pool import Inline, Pool, Result, WorkerDied, Workers
 from fedmed.runner.worker import Order, RunConfig
 from fedmed.workplace import device
 
 SHARD = 512  # test images a task; fixed, so that scores do not depend on the number of workers
-CLIENT_ERROR = 1
-
-T = TypeVar("T")
+AHEAD = 8  # clients for each worker that may be begun before the first of them is averaged
 
 
 class LocalEngine(Engine):
@@ -57,7 +55,9 @@ class LocalEngine(Engine):
         self._test_images = test_images
         self._scratch = tempfile.TemporaryDirectory(prefix="fedmed-")
         self._contents = 0
-        self._pool = _start_pool(n) if (n := workers(runner)) else None
+        n = workers(runner)
+        self._pool: Pool = Workers(n, worker.start) if n else Inline()
+        self._ahead = AHEAD * max(n, 1)
         flower.host()
         torch.set_num_threads(1)
 
@@ -67,75 +67,104 @@ class LocalEngine(Engine):
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        if self._pool:
-            self._pool.shutdown(wait=error is None, cancel_futures=True)
+        self._pool.close()
         self._scratch.cleanup()
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
-        """Deliver the messages and return the replies in the order of the clients.
+    ) -> Iterator[Message]:
+        """Deliver the messages and yield the replies in the order of the clients.
 
-        A client that raises is answered for by an error reply with its traceback.
+        A client that raises, whose process dies or that takes until ``timeout`` is answered for by
+        an error reply. Later clients train while an earlier one's reply is looked at. Replies wait
+        for their turn on the disk, and no client is begun much before its turn, so that neither
+        memory nor disk grows with the cohort.
+        """
+        messages = sorted(messages, key=lambda m: m.metadata.dst_node_id)
+        end = None if timeout is None else time.monotonic() + timeout
+        with self._shared(m.content for m in messages) as files:
+            waiting = iter(self._longest_first(messages))
+            results = {}
+
+            def begin(n: int) -> None:
+                for message in islice(waiting, n):
+                    order = self._order(message, files[id(message.content)])
+                    results[order.node] = order, self._pool.submit(worker.play, order)
+
+            begin(self._ahead)
+            for message in messages:
+                yield self._reply(message, *results.pop(message.metadata.dst_node_id), end)
+                begin(1)
+
+    def score(self, arrays: ArrayRecord) -> Floats:
+        """Return the probabilities, N×T, of the test images under ``arrays``.
 
         Raises:
             FedmedError: if a worker process dies.
         """
-        messages = sorted(messages, key=lambda m: m.metadata.dst_node_id)
-        files: dict[int, Path] = {}  # one file a content, however many its receivers
-        orders = []
-        for message in messages:
-            if id(message.content) not in files:
-                files[id(message.content)] = self._share(message.content)
-            orders.append(self._order(message, files[id(message.content)]))
-        longest_first = sorted(orders, key=lambda o: -self._sizes[self.client_of(o.node)])
-        results = {order.node: self._submit(worker.play, order) for order in longest_first}
-        replies = []
-        for message in messages:  # in order, so that of several failures always the same is told
-            replies.append(self._reply(message, results[message.metadata.dst_node_id]()))
-            self.on_reply(replies[-1])
-        for file in files.values():
-            file.unlink()
-        return replies
-
-    def score(self, arrays: ArrayRecord) -> Floats:
-        """Return the probabilities, N×T, of the test images under ``arrays``."""
-        file = self._share(RecordDict({"arrays": arrays}))
+        content = RecordDict({"arrays": arrays})
         starts = range(0, self._test_images, SHARD)
-        shards = [self._submit(worker.score, file, i, i + SHARD, self._run_config) for i in starts]
-        scores = np.concatenate([shard() for shard in shards])
-        file.unlink()
-        return scores
+        with self._shared([content]) as files:
+            file, told = files[id(content)], self._run_config
+            shards = [self._pool.submit(worker.score, file, i, i + SHARD, told) for i in starts]
+            try:
+                return np.concatenate([shard.result() for shard in shards])
+            except WorkerDied:
+                raise FedmedError(f"scoring the test images: {DEAD}") from None
 
-    def _share(self, content: RecordDict) -> Path:
+    def _longest_first(self, messages: list[Message]) -> list[Message]:
+        """Return the order to begin in: the last ones so that the workers end together."""
+        rest = len(messages) - self._ahead
+        last = sorted(messages[max(rest, 0) :], key=lambda m: -self._size(m))
+        return messages[: max(rest, 0)] + last
+
+    def _size(self, message: Message) -> int:
+        return self._sizes[self.client_of(message.metadata.dst_node_id)]
+
+    @contextmanager
+    def _shared(self, contents: Iterable[RecordDict]) -> Iterator[dict[int, Path]]:
+        """Leave each content in a file, however many its receivers."""
+        files: dict[int, Path] = {}
+        try:
+            for content in contents:
+                if id(content) not in files:
+                    files[id(content)] = self._scratch_file()
+                    trees.save(content, files[id(content)], durable=False)
+            yield files
+        finally:
+            for file in files.values():
+                file.unlink(missing_ok=True)
+
+    def _scratch_file(self) -> Path:
         self._contents += 1
-        path = Path(self._scratch.name) / f"{self._contents}.safetensors"
-        trees.save(content, path, durable=False)
-        return path
+        return Path(self._scratch.name) / f"{self._contents}.safetensors"
 
     def _order(self, message: Message, content: Path) -> Order:
         metadata = message.metadata
-        return Order(content, metadata.message_type, metadata.dst_node_id, self._sent(message))
+        return Order(
+            content,
+            self._scratch_file(),
+            metadata.message_type,
+            metadata.dst_node_id,
+            self._sent(message),
+        )
 
-    def _submit(self, function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
-        """Return what waits for the result; without a pool, the waiting is the work."""
-        if not self._pool:
-            return partial(function, *arguments)
+    def _reply(self, message: Message, order: Order, result: Result, end: float | None) -> Message:
         try:
-            return partial(_result, self._pool.submit(function, *arguments))
-        except BrokenProcessPool:
-            raise FedmedError(_DEAD) from None
-
-    def _reply(self, message: Message, content: RecordDict | str) -> Message:
-        if isinstance(content, str):
-            return Message(Error(CLIENT_ERROR, content), reply_to=message)
+            failure = result.result(None if end is None else max(end - time.monotonic(), 0))
+        except TimeoutError:
+            self._pool.abandon(result)
+            return Message(Error(LATE, "no answer in time"), reply_to=message)
+        except WorkerDied:
+            return Message(Error(DIED, DEAD), reply_to=message)
+        if failure:
+            return Message(Error(RAISED, failure), reply_to=message)
+        content = trees.load(order.reply)
+        order.reply.unlink()
         return self._received(message, content)
 
 
-_DEAD = (
-    "a worker process died, killed or out of memory; what the last checkpoint holds is safe: "
-    "run the same command again, with fewer runner.workers if memory is short"
-)
+DEAD = "a worker process died, killed or out of memory; fewer runner.workers need less of it"
 
 
 def workers(runner: cfg.Runner) -> int:
@@ -146,15 +175,3 @@ def workers(runner: cfg.Runner) -> int:
         return torch.cuda.device_count() * runner.clients_per_gpu
     cores = len(os.sched_getaffinity(0))
     return min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))  # not all bind their jobs
-
-
-def _start_pool(n: int) -> ProcessPoolExecutor:
-    started = context()
-    return ProcessPoolExecutor(n, started, worker.start, (started.Value("i", 0),))
-
-
-def _result(future: "Future[T]") -> T:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise FedmedError(_DEAD) from None

@@ -1,10 +1,11 @@
 """What a worker process does: play a client for one message, or score a shard of the test split."""
 
+import signal
 import traceback
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -25,40 +26,42 @@ class Order:
 
     Attributes:
         content: the file.
+        reply: the file where the reply's content goes.
         message_type: Flower's ``train``, ``evaluate`` or ``query``, with an optional action.
         node: the receiving node.
         brief: what its client is told beside.
     """
 
     content: Path
+    reply: Path
     message_type: str
     node: int
     brief: ConfigRecord
 
 
-def start(counter: Any) -> None:
+def start(index: int) -> None:
     """Prepare a worker process: one thread, one GPU if there are any, gone with its parent.
 
     One thread, so that sums do not depend on the number of cores.
     """
     leave_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     flower.host()
     torch.set_num_threads(1)
-    with counter.get_lock():
-        index = counter.value
-        counter.value += 1
     if torch.cuda.is_available():
         torch.cuda.set_device(index % torch.cuda.device_count())
 
 
-def play(order: Order) -> RecordDict | str:
-    """Let the ClientApp answer one message; return the reply's content, or the traceback."""
+def play(order: Order) -> str | None:
+    """Let the ClientApp answer one message; leave the reply's content, or return the traceback."""
     content = RecordDict({**_content(order.content), BRIEF: order.brief})
     context = Context(1, order.node, {}, RecordDict(), {})
     try:
-        return app(Message(content, order.node, order.message_type), context).content
+        reply = app(Message(content, order.node, order.message_type), context)
     except Exception:
         return traceback.format_exc()
+    trees.save(reply.content, order.reply, durable=False)
+    return None
 
 
 def score(content: Path, start: int, stop: int, run_config: RunConfig) -> Floats:

@@ -1,0 +1,235 @@
+"""What a client may do wrong, and what the server does about it; the same on every engine.
+
+Each reply is looked at before it can enter an average. By ``faults.on_failure`` a fault stops the
+run (``stop``), or the round goes on without that client and says so (``exclude``). Faults that are
+injected on purpose are :mod:`fedmed.client.injection`'s.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
+
+from fedmed.checkpoint import Row
+from fedmed.config import Faults
+from fedmed.errors import FedmedError
+
+log = logging.getLogger(__name__)
+
+RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+DIED = ErrorCode.CLIENT_APP_CRASHED
+LATE = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+_KINDS = {
+    DIED: "died",
+    ErrorCode.NODE_UNAVAILABLE: "died",
+    LATE: "late",
+    ErrorCode.MESSAGE_UNAVAILABLE: "late",
+}
+WEIGHT = "weight"  # of a client in the average, in the metrics of a reply
+SCOPE = "faults"  # of their rows in metrics.csv
+TOLD = 5  # clients named in a line of the console
+
+
+class DroppedOut(Exception):
+    """A client that does not take part after all."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a reply.
+
+    Attributes:
+        kind: ``raised``, ``dropped_out``, ``died``, ``late``, ``not_finite``, ``wrong_shape`` or
+            ``too_far``; the metric's name in ``metrics.csv``.
+        what: it in words, after the client's name.
+        details: a traceback, if there is one.
+    """
+
+    kind: str
+    what: str
+    details: str = ""
+
+
+class ClientFailure(FedmedError):
+    """A fault that ends the run; ``details`` is the client's traceback, if it raised."""
+
+    def __init__(self, round_: int, client: int, fault: Fault) -> None:
+        super().__init__(
+            f"round {round_}: client {client} {fault.what}; what the last checkpoint holds is "
+            "safe, and faults.on_failure=exclude goes on without such a client"
+        )
+        self.details = fault.details
+
+
+def fault_of(reply: Message, sent: RecordDict, max_norm: float | None) -> Fault | None:
+    """Return what is wrong with a reply, if anything is.
+
+    Args:
+        reply: from a client.
+        sent: what it was sent; a reply to arrays has arrays of the same names and shapes.
+        max_norm: the largest L2 norm of an update, over all arrays together.
+    """
+    if reply.has_error():
+        return _of_error(reply.error.code, reply.error.reason or "no reason given")
+    if reply.metadata.message_type.startswith("train"):
+        wrong = _of_weight(reply.content) or _of_shapes(reply.content, sent)
+        if wrong:
+            return wrong
+    for key, record in reply.content.array_records.items():
+        start = sent.array_records.get(key)
+        norm = _norm(record, start)
+        if not math.isfinite(norm) and (name := _not_finite(record)):
+            return Fault(
+                "not_finite",
+                f"returned NaN or infinity in {name}, so nothing was averaged; "
+                "a lower client.lr often helps",
+            )
+        if max_norm is not None and not norm <= max_norm:
+            return Fault(
+                "too_far",
+                f"returned an update of norm {norm:.3g}, over faults.max_norm={max_norm:g}",
+            )
+    return None
+
+
+def _of_error(code: int, reason: str) -> Fault:
+    if code in _KINDS:
+        return Fault(_KINDS[code], f"did not answer: {reason}")
+    cause = reason.strip().splitlines()[-1]
+    if DroppedOut.__name__ in cause:
+        return Fault("dropped_out", "dropped out")
+    return Fault("raised", f"failed: {cause} (traceback in run.log)", reason)
+
+
+def _of_weight(content: RecordDict) -> Fault | None:
+    weights = [record.get(WEIGHT) for record in content.metric_records.values()]
+    if len(weights) != 1 or not isinstance(weights[0], int | float):
+        return Fault("wrong_shape", "returned no weight for the average")
+    if not 0 < weights[0] < math.inf:
+        return Fault("not_finite", f"returned {weights[0]} as its weight in the average")
+    return None
+
+
+def _of_shapes(content: RecordDict, sent: RecordDict) -> Fault | None:
+    for key, start in sent.array_records.items():
+        returned = content.array_records.get(key, ArrayRecord())
+        theirs = {name: tuple(array.shape) for name, array in returned.items()}
+        ours = {name: tuple(array.shape) for name, array in start.items()}
+        for name in [*ours, *theirs]:
+            if ours.get(name) != theirs.get(name):
+                return Fault(
+                    "wrong_shape",
+                    f"returned {name} as {theirs.get(name, 'nothing')}, where it is "
+                    f"{ours.get(name, 'nothing')}",
+                )
+    return None
+
+
+def _norm(record: ArrayRecord, start: ArrayRecord | None) -> float:
+    """Return the L2 norm of an update; not finite if it holds anything that is not."""
+    squares = 0.0
+    for name, array in record.items():
+        step = array.numpy().astype(np.float64).ravel()
+        if start is not None:
+            step -= start[name].numpy().ravel()
+        squares += float(np.dot(step, step))
+    return math.sqrt(squares)
+
+
+def _not_finite(record: ArrayRecord) -> str | None:
+    return next((n for n, array in record.items() if not np.isfinite(array.numpy()).all()), None)
+
+
+@dataclass
+class Gate:
+    """Lets through the usable replies of one exchange.
+
+    Attributes:
+        policy: what to do with the others.
+        round: of the exchange.
+        client_of: the client behind a node.
+        on_client: called with a client whose reply is let through.
+        say: called with a line that a person should see.
+        on_refused: called with a client whose reply came and is not.
+        answered: replies let through so far.
+        excluded: what was wrong with the others, by client.
+    """
+
+    policy: Faults
+    round: int
+    client_of: Callable[[int], int]
+    on_client: Callable[[int], None]
+    on_refused: Callable[[int], None]
+    say: Callable[[str], None]
+    answered: int = 0
+    excluded: dict[int, Fault] = field(default_factory=dict)
+
+    def admit(self, orders: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
+        """Yield those of ``replies`` to ``orders`` that are sound, in their order.
+
+        Raises:
+            ClientFailure: at the first that is not, if the policy is to stop.
+            FedmedError: in the end, if too few are.
+        """
+        sent = {order.metadata.dst_node_id: order.content for order in orders}
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            client = self.client_of(node)
+            fault = fault_of(reply, sent.pop(node), self.policy.max_norm)
+            if fault:
+                self._exclude(client, fault)
+                if not reply.has_error():
+                    self.on_refused(client)
+                continue
+            self.answered += 1
+            self.on_client(client)
+            yield reply
+        for node in sent:  # an engine may leave out who is late
+            self._exclude(self.client_of(node), Fault("late", "did not answer: no answer in time"))
+        self._conclude(len(orders))
+
+    def rows(self) -> list[Row]:
+        """Return a row for each client that was excluded, and one for how many of each kind."""
+        kinds = Counter(fault.kind for fault in self.excluded.values())
+        return [
+            *((self.round, SCOPE, k, fault.kind, 1.0) for k, fault in self.excluded.items()),
+            *((self.round, SCOPE, -1, kind, float(n)) for kind, n in sorted(kinds.items())),
+        ]
+
+    def _exclude(self, client: int, fault: Fault) -> None:
+        if self.policy.on_failure == "stop":
+            raise ClientFailure(self.round, client, fault)
+        log.warning("round %d: client %d %s", self.round, client, fault.details or fault.what)
+        self.excluded[client] = fault
+
+    def _conclude(self, asked: int) -> None:
+        if not self.excluded:
+            return
+        told = [f"client {k} {f.what.split(';')[0]}" for k, f in self.excluded.items()]
+        more = f", and {len(told) - TOLD} more" if len(told) > TOLD else ""
+        told_line = f"round {self.round} goes without {'; '.join(told[:TOLD])}{more}"
+        if self.answered < min(self.policy.min_clients, asked):
+            raise FedmedError(
+                f"round {self.round}: {self.answered} of {asked} clients gave a usable answer, "
+                f"faults.min_clients is {self.policy.min_clients}; {told[0]}; what the last "
+                "checkpoint holds is safe"
+            )
+        self.say(f"[yellow]{told_line}")
+
+
+def summary_of(rows: Iterable[Row]) -> dict[str, Any]:
+    """Return what ``summary.json`` says: exclusions in all, by kind and by client."""
+    faults = [
+        (client, kind) for _, scope, client, kind, _ in rows if scope == SCOPE and client >= 0
+    ]
+    return {
+        "excluded": len(faults),
+        "by_kind": dict(sorted(Counter(kind for _, kind in faults).items())),
+        "by_client": dict(sorted(Counter(str(client) for client, _ in faults).items())),
+    }
