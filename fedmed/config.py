@@ -159,7 +159,7 @@ class Injection(_Frozen):
     It strikes those of ``clients`` and ``rounds`` (all when None), each with probability ``rate``.
     """
 
-    kind: Literal["raise", "dropout", "kill", "slow", "nan", "inf", "huge", "shape"]
+    kind: Literal["raise", "dropout", "kill", "slow", "nans", "infinities", "huge", "shape"]
     rate: Annotated[float, Field(ge=0, le=1)] = 1.0
     clients: tuple[int, ...] | None = None
     rounds: tuple[int, ...] | None = None
@@ -256,6 +256,7 @@ def parse(config: DictConfig, build: bool = True) -> Config:
             raise ConfigError(f"{key}: is missing; give it as {key}=VALUE") from None
         raise ConfigError(f"{key}: {_first_line(error)}") from None
     _check_privacy(parsed.privacy)
+    _check_faults(parsed)
     for path, component in _components(parsed):
         _check_arguments(path, component, raw)
         if build and path in _QUICK:  # to build, which checks more than types
@@ -395,6 +396,12 @@ def _check_privacy(privacy: NoPrivacy | DPSGD) -> None:
             "privacy.images_per_patient: is of privacy.unit=patient; where images are the unit, "
             "leaving one out would let another in, and change the sum by two"
         )
+
+
+def _check_faults(config: Config) -> None:
+    kinds = {fault.kind for fault in config.faults.inject}
+    if "kill" in kinds and isinstance(config.runner, Local) and config.runner.workers == 0:
+        raise ConfigError("faults.inject: to kill a client takes runner.workers of at least 1")
 
 
 def _check_arguments(path: str, component: Component, raw: dict[str, Any]) -> None:

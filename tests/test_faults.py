@@ -9,14 +9,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, summary
+from conftest import TINY, metrics, summary
 from flwr.app import RecordDict
 from torch import nn
 
 from fedmed.checkpoint import Checkpoint
+from fedmed.client.injection import injected
 from fedmed.client.rule import LocalRule
+from fedmed.config import compose
+from fedmed.console import Console
 from fedmed.errors import FedmedError
+from fedmed.experiment import run
 from fedmed.rundir import RunDirectory
+
+EXCLUDE = ("faults.on_failure=exclude", "rounds=1")
+#: What is injected, what it is recorded as, and what is told where it ends the run.
+KINDS = {
+    "raise": ("raised", "failed: .*Injected"),
+    "dropout": ("dropped_out", "dropped out"),
+    "kill": ("died", "did not answer: a worker process died"),
+    "slow": ("late", "did not answer: no answer in time"),
+    "nans": ("not_finite", "returned NaN or infinity in"),
+    "infinities": ("not_finite", "returned NaN or infinity in"),
+    "huge": ("too_far", r"returned an update of norm .* over faults\.max_norm"),
+    "shape": ("wrong_shape", "returned .* where it is"),
+}
+HOW = {"kill": ("runner.workers=1",), "slow": ("runner.workers=2", "faults.deadline=6")}
+
+
+def _inject(kind: str) -> str:
+    return f"faults.inject=[{{kind:{kind},clients:[3]}}]"
 
 
 class Raises(LocalRule):
@@ -45,30 +67,84 @@ def test_failing_client_is_named(
     assert summary(tmp_path / "run")["status"] == "failed"
 
 
-def test_dead_worker_is_told_and_the_run_goes_on(
-    command: Callable[..., subprocess.Popen[str]],
-    launch: Callable[..., dict[str, Any]],
-    tmp_path: Path,
+@pytest.fixture(scope="module")
+def without_client_3(store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights of a round whose client 3 has no say."""
+    overrides = (*TINY, *EXCLUDE, _inject("dropout"), f"store={store}")
+    with Console() as console:
+        folder = tmp_path_factory.mktemp("without")
+        return str(run(compose(overrides), overrides, folder, console)["model_sha256"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_is_excluded_from_the_average_and_recorded(
+    kind: str, without_client_3: str, launch: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    config = (*TINY, "rounds=8", "runner.workers=2", f"hydra.run.dir={tmp_path / 'run'}")
-    process = command(*config)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "round 2/" in line:
-            break
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,pgid"], capture_output=True, text=True).stdout
-    rows = [tuple(map(int, line.split())) for line in listed.splitlines()[1:]]
-    mine = {pid: parent for pid, parent, group in rows if group == process.pid}
-    workers = [pid for pid, parent in mine.items() if mine.get(parent) == process.pid]
-    os.kill(workers[-1], signal.SIGKILL)
-    rest, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "fedmed: a worker process died" in rest
-    assert "Traceback" not in rest
-    again, _ = command(*config).communicate(timeout=120)
-    assert "resuming after round" in again
-    whole = launch(*TINY, "rounds=8", folder=tmp_path / "whole")
-    assert summary(tmp_path / "run")["model_sha256"] == whole["model_sha256"]
+    done = launch(*TINY, *EXCLUDE, *HOW.get(kind, ()), _inject(kind))
+    recorded, _ = KINDS[kind]
+    assert done["faults"] == {
+        "excluded": 1,
+        "by_kind": {recorded: 1},
+        "by_client": {"3": 1},
+    }
+    rows = metrics(tmp_path / "run").query("scope == 'faults'")
+    assert rows[["round", "metric", "value"]].to_numpy().tolist() == [[1, recorded, 1.0]] * 2
+    assert rows["client"].iloc[0] == 3
+    assert done["model_sha256"] == without_client_3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_ends_the_run_in_a_line(
+    kind: str, launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    _, told = KINDS[kind]
+    with pytest.raises(FedmedError, match=f"round 1: client 3 {told}.* checkpoint holds is safe"):
+        launch(*TINY, "rounds=1", *HOW.get(kind, ()), _inject(kind))
+    assert not RunDirectory(tmp_path / "run").checkpoint.exists()
+
+
+def test_drop_out_and_a_client_of_nans(
+    launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """A run with 20 % drop-out and one client that always returns NaN."""
+    inject = "faults.inject=[{kind:dropout,rate:0.2},{kind:nans,clients:[4]}]"
+    config = (*TINY, "partition.clients=8", "partition.alpha=100", inject)
+    done = launch(*config, "faults.on_failure=exclude", "runner.workers=2")
+    rows = metrics(tmp_path / "run").query("scope == 'faults' and client >= 0")
+    found = {(int(r.round), int(r.client)): r.metric for r in rows.itertuples()}
+    struck = {(r, k): injected(compose(config), r, k) for r in (1, 2, 3) for k in range(8)}
+    kinds = {"dropout": "dropped_out", "nans": "not_finite"}
+    assert found == {at: kinds[fault.kind] for at, fault in struck.items() if fault}
+    assert {k for (_, k), kind in found.items() if kind == "not_finite"} == {4}
+    assert 2 <= sum(kind == "dropped_out" for kind in found.values()) <= 9
+    cohorts = metrics(tmp_path / "run").query("metric == 'cohort'")["value"].tolist()
+    assert cohorts == [8 - sum(r == at for at, _ in found) for r in (1, 2, 3)]
+    assert done["faults"]["excluded"] == len(found)
+
+
+def test_too_few_answers_end_the_run(launch: Callable[..., dict[str, Any]]) -> None:
+    told = (
+        r"round 1: 3 of 4 clients gave a usable answer, faults.min_clients is 4; client 3 dropped"
+    )
+    with pytest.raises(FedmedError, match=told):
+        launch(*TINY, *EXCLUDE, _inject("dropout"), "faults.min_clients=4")
+
+
+def test_a_run_does_not_kill_itself() -> None:
+    with pytest.raises(
+        FedmedError, match=r"faults\.inject: to kill a client takes runner\.workers"
+    ):
+        compose([*TINY, _inject("kill")])
+
+
+def test_who_was_charged_and_failed_stays_charged(
+    launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    private = ("privacy=dpsgd", "privacy.noise_multiplier=1", "client.steps=1")
+    launch(*TINY, *EXCLUDE, *private, _inject("dropout"))
+    spent = metrics(tmp_path / "run").query("scope == 'privacy' and client == 3")
+    assert (spent["value"] > 0).all()
+    assert len(spent)
 
 
 @pytest.fixture

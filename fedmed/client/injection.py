@@ -20,7 +20,7 @@ from fedmed.seeding import generator
 from fedmed.workplace import workplace
 
 HUGE = 1e30  # squared it overflows single precision
-_POISON = {"nan": np.nan, "inf": np.inf}
+_POISON = {"nans": np.nan, "infinities": np.inf}
 
 
 class Injected(Exception):
