@@ -39,6 +39,11 @@ TOLD = 5  # clients named in a line of the console
 class DroppedOut(Exception):
     """A client that does not take part after all."""
 
+    WORDS = "this client dropped out of the round"
+
+    def __init__(self) -> None:
+        super().__init__(self.WORDS)
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -61,8 +66,8 @@ class ClientFailure(FedmedError):
 
     def __init__(self, round_: int, client: int, fault: Fault) -> None:
         super().__init__(
-            f"round {round_}: client {client} {fault.what}; what the last checkpoint holds is "
-            "safe, and faults.on_failure=exclude goes on without such a client"
+            f"round {round_}: client {client} {fault.what}; nothing was averaged and what the last "
+            "checkpoint holds is safe; faults.on_failure=exclude goes on without such a client"
         )
         self.details = fault.details
 
@@ -87,8 +92,7 @@ def fault_of(reply: Message, sent: RecordDict, max_norm: float | None) -> Fault 
         if not math.isfinite(norm) and (name := _not_finite(record)):
             return Fault(
                 "not_finite",
-                f"returned NaN or infinity in {name}, so nothing was averaged; "
-                "a lower client.lr often helps",
+                f"returned NaN or infinity in {name} (a lower client.lr often helps)",
             )
         if max_norm is not None and not norm <= max_norm:
             return Fault(
@@ -102,7 +106,7 @@ def _of_error(code: int, reason: str) -> Fault:
     if code in _KINDS:
         return Fault(_KINDS[code], f"did not answer: {reason}")
     cause = reason.strip().splitlines()[-1]
-    if DroppedOut.__name__ in cause:
+    if DroppedOut.WORDS in reason:
         return Fault("dropped_out", "dropped out")
     return Fault("raised", f"failed: {cause} (traceback in run.log)", reason)
 
@@ -211,16 +215,16 @@ class Gate:
     def _conclude(self, asked: int) -> None:
         if not self.excluded:
             return
-        told = [f"client {k} {f.what.split(';')[0]}" for k, f in self.excluded.items()]
-        more = f", and {len(told) - TOLD} more" if len(told) > TOLD else ""
-        told_line = f"round {self.round} goes without {'; '.join(told[:TOLD])}{more}"
+        told = [f"client {client} {fault.what}" for client, fault in self.excluded.items()]
+        more = f"; and {len(told) - TOLD} more" if len(told) > TOLD else ""
         if self.answered < min(self.policy.min_clients, asked):
             raise FedmedError(
                 f"round {self.round}: {self.answered} of {asked} clients gave a usable answer, "
                 f"faults.min_clients is {self.policy.min_clients}; {told[0]}; what the last "
                 "checkpoint holds is safe"
             )
-        self.say(f"[yellow]{told_line}")
+        without = f"{len(told)} of {asked} clients"
+        self.say(f"[yellow]round {self.round} without {without}: {'; '.join(told[:TOLD])}{more}")
 
 
 def summary_of(rows: Iterable[Row]) -> dict[str, Any]:

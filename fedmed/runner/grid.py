@@ -13,9 +13,10 @@ from flwr.serverapp import Grid
 
 from fedmed.client.brief import BRIEF
 from fedmed.errors import FedmedError
+from fedmed.faults import LATE
 from fedmed.metrics import Floats
 from fedmed.runner.engine import Engine
-from fedmed.runner.local import CLIENT_ERROR, SHARD
+from fedmed.runner.local import SHARD
 from fedmed.workplace import Workplace
 
 POLL = 0.05  # seconds between two looks for replies
@@ -66,9 +67,7 @@ class GridEngine(Engine):
         for message, id_ in zip(messages, ids, strict=True):
             while id_ not in arrived and not _over(deadline):
                 self._collect(waiting, arrived)
-            reply = self._reply(message, arrived.pop(id_, None), timeout)
-            self.on_reply(reply)
-            yield reply
+            yield self._reply(message, arrived.pop(id_, None))
 
     def score(self, arrays: ArrayRecord) -> Floats:
         """Return the probabilities, N×T, of the test images under ``arrays``."""
@@ -92,9 +91,9 @@ class GridEngine(Engine):
         if not new:
             time.sleep(POLL)
 
-    def _reply(self, message: Message, reply: Message | None, timeout: float | None) -> Message:
+    def _reply(self, message: Message, reply: Message | None) -> Message:
         if reply is None:
-            return Message(Error(CLIENT_ERROR, f"no answer within {timeout:g} s"), reply_to=message)
+            return Message(Error(LATE, "no answer in time"), reply_to=message)
         if reply.has_error():
             return Message(reply.error, reply_to=message)
         return self._received(message, reply.content)
