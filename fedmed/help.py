@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedmed.config import CONF
@@ -57,7 +58,7 @@ def _options(group: str) -> Table:
 def _grid(rows: list[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     for key, meaning in rows:
-        table.add_row("  " + key, meaning)
+        table.add_row("  " + key, escape(meaning))
     return table
 
 

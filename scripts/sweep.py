@@ -53,7 +53,7 @@ def _row(cell: Cell, state: State) -> tuple[str, ...]:
     known = f"{auroc:.3f}" if isinstance(auroc, float) else escape(summary.get("error", ""))
     colour = COLOURS.get(state, "dim")
     varied = escape(" ".join(cell.varied) or cell.run_id)
-    return varied, f"[{colour}]{state}", _round(cell), known, escape(str(cell.folder))
+    return varied, f"[{colour}]{state}", _round(cell), known, cell.run_id
 
 
 def _round(cell: Cell) -> str:

@@ -22,7 +22,8 @@ def sweep(arguments: Sequence[str]) -> int:
         arguments: the command line's overrides; a comma gives a key several values.
 
     Returns:
-        The exit status: 0 if every cell is done or in another process's hands, else 1.
+        The exit status: 0 if every cell is done or in another process's hands, 130 after Ctrl-C,
+        else 1.
 
     Raises:
         ConfigError: if a cell cannot be run or the launcher is none of ours; nothing was started.
@@ -36,17 +37,20 @@ def sweep(arguments: Sequence[str]) -> int:
     with Console() as console:
         console.say(f"{grid.name}: {len(grid.cells)} cells; {file} lists them")
         todo = [cell for cell in grid.cells if _is_to_do(cell, console)]
-        if todo:
-            LAUNCHERS[kind](todo, launcher, console)
+        try:
+            if todo:
+                LAUNCHERS[kind](todo, launcher, console)
+        except KeyboardInterrupt:
+            return 130
     return _report(grid, console)
 
 
 def _is_to_do(cell: Cell, console: Console) -> bool:
     state = cell.state()
     if state == "done" and not cell.force:
-        console.say(f"done already: {cell}")
+        console.say(f"done already: {escape(str(cell))}")
     elif state == "running":
-        console.say(f"skipped, as another process is running it: {cell}")
+        console.say(f"skipped, as another process is running it: {escape(str(cell))}")
     else:
         return True
     return False

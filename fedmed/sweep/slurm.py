@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 
 from fedmed.console import Console
 from fedmed.errors import FedmedError
@@ -66,7 +67,7 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
     """
     if not shutil.which("sbatch"):
         raise FedmedError("hydra/launcher: there is no sbatch here; launch from a Slurm login node")
-    queued = in_queue()
+    queued = in_queue(tries=1)
     todo = [cell for cell in cells if job_of(cell) not in queued]
     if len(todo) < len(cells):
         console.say(f"in the queue already: {len(cells) - len(todo)} cells")
@@ -78,7 +79,7 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
             queued = in_queue()
             for cell in [cell for cell in waiting if job_of(cell) not in queued]:
                 waiting.remove(cell)
-                console.say(f"{cell.state()}: {cell}")
+                console.say(f"{cell.state()}: {escape(str(cell))}")
             console.show("cells", len(cells) - len(waiting), len(cells))
             time.sleep(POLL if waiting else 0)
     except KeyboardInterrupt:
@@ -117,16 +118,16 @@ def job_of(cell: Cell) -> str | None:
     return path.read_text() if path.exists() else None
 
 
-def in_queue() -> set[str]:
+def in_queue(tries: int = 30) -> set[str]:
     """Return the jobs of this user that wait or run, array jobs one by one.
 
     Raises:
-        FedmedError: if the controller does not answer for a minute.
+        FedmedError: if the controller does not answer, asked every two seconds.
     """
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
-    for _ in range(30):
+    for left in reversed(range(tries)):
         answer = subprocess.run(command, capture_output=True, text=True)
         if answer.returncode == 0:
             return set(answer.stdout.split())
-        time.sleep(POLL)
+        time.sleep(POLL if left else 0)
     raise FedmedError(f"hydra/launcher: squeue fails: {answer.stderr.strip()}")
