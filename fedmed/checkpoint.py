@@ -25,7 +25,7 @@ class Checkpoint:
         clients: the round of each client's state file.
         metrics: rows of ``metrics.csv``.
         bytes_down, bytes_up: array bytes moved so far.
-        seconds: spent in rounds so far.
+        seconds: spent in each round so far.
     """
 
     data: dict[str, str]
@@ -36,7 +36,7 @@ class Checkpoint:
     metrics: list[Row] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
-    seconds: float = 0.0
+    seconds: list[float] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write the checkpoint. Raises FedmedError if the disk does not take it."""

@@ -88,6 +88,7 @@ class Console:
             )
         withheld = spent["unit"] in ("patient", "image") and not val["clients"]
         facts.add_row("clients", "scores withheld" if withheld else _spread(val))
+        facts.add_row("test", _tested(test))
         if len(test["by_site"]) > 1:
             facts.add_row("sites", _sites(test))
         for row in _guarantees(spent):
@@ -131,6 +132,22 @@ def _spread(val: dict[str, Any]) -> str:
         f"validation AUROC {_number(val['mean'])} on average, {_number(val['worst'])} at the worst "
         f"of {val['clients']}, spread (sd) {_number(val['sd'])}"
     )
+
+
+def _tested(test: dict[str, Any]) -> str:
+    intervals = test["intervals"]
+    low, high = intervals["macro_auroc"]
+    text = (
+        f"macro AUROC {_number(test['macro_auroc'])} [{_number(low)}, {_number(high)}], "
+        f"{intervals['level']:.0%} over {intervals['patients']:,} patients"
+    )
+    worst, gap = test["subgroups"]["worst"], test["subgroups"]["gap"]
+    if worst and gap:
+        text += (
+            f"; worst subgroup {_number(worst['macro_auroc'])} ({worst['by']}: {worst['group']}), "
+            f"widest gap {_number(gap['macro_auroc'])} ({gap['by']})"
+        )
+    return text.replace("[", "\\[")
 
 
 def _sites(test: dict[str, Any]) -> str:

@@ -17,8 +17,12 @@ from fedmed.config import DPSGD, Config, Local
 from fedmed.console import Console, config_line
 from fedmed.data import Data, prepare
 from fedmed.errors import ConfigError, FedmedError
+from fedmed.evaluation.bootstrap import score
+from fedmed.evaluation.predictions import Predictions
+from fedmed.evaluation.subgroups import subgroups
+from fedmed.evaluation.summary import summary as evaluation
 from fedmed.faults import ClientFailure
-from fedmed.metrics import Floats, per_group
+from fedmed.metrics import per_group
 from fedmed.privacy import Ledger
 from fedmed.privacy.assumptions import assumptions, guarantees
 from fedmed.privacy.released import pixel_assumptions, pixel_releases
@@ -119,8 +123,10 @@ def _run(
         )
         setup = time.perf_counter() - started
         state, scores = federation.run(state, on_round)
-        clients, by_site = _results(config, data, state, scores, here)
-        summary = summarise(config, data, state, by_site, clients, ledger, setup)
+        targets = tuple(config.dataset.arguments["targets"])
+        predictions = Predictions(targets, scores, data.truth, data.test)
+        clients, test = _results(data, state, predictions, here)
+        summary = summarise(config, data, state, test, clients, ledger, setup)
         tracker.finish(summary, None if config.withholds else clients)
     return summary
 
@@ -165,17 +171,20 @@ def _engine(config: Config, overrides: Sequence[str], data: Data, here: RunDirec
 
 
 def _results(
-    config: Config, data: Data, state: Checkpoint, scores: Floats, here: RunDirectory
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Write the files of a finished run; return its clients' scores and each site's AUROC."""
+    data: Data, state: Checkpoint, predictions: Predictions, here: RunDirectory
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Write the files of a finished run; return its clients' scores and the test's."""
     here.write_metrics(state.metrics)
     here.write_model(state.arrays)
-    targets = tuple(config.dataset.arguments["targets"])
-    here.write_predictions(data.test, scores, data.truth, targets)
+    here.write_predictions(predictions)
+    seconds = pd.DataFrame({"round": range(1, state.round + 1), "seconds": state.seconds})
+    here.write_csv(seconds, "time.csv")
+    scores, targets = predictions.scores, predictions.targets
     by_site = per_group(scores, data.truth, targets, data.test["site"])
     clients = with_scores(data, state.metrics, state.round, by_site)
     here.write_csv(clients, "clients.csv")
-    return clients, by_site
+    test = evaluation(score(predictions))
+    return clients, test | {"subgroups": subgroups(predictions), "by_site": by_site}
 
 
 def _resume(here: RunDirectory, fresh: Checkpoint, console: Console) -> Checkpoint:

@@ -101,6 +101,7 @@ class Federation:
             test_rows, scores = self._test(round_, arrays)
             rows += test_rows
         rows += self._spent(round_)
+        rows += self._moved(round_, state)
         state = Checkpoint(
             data=state.data,
             arrays=from_record(arrays),
@@ -110,7 +111,7 @@ class Federation:
             metrics=state.metrics + rows,
             bytes_down=self.engine.bytes_down,
             bytes_up=self.engine.bytes_up,
-            seconds=state.seconds + time.perf_counter() - started,
+            seconds=[*state.seconds, time.perf_counter() - started],
         )
         state.save(self.checkpoint)
         self.engine.states.commit()
@@ -167,6 +168,14 @@ class Federation:
             rows += [(round_, "privacy", k, name, value) for k, value in per_client.items()]
             rows.append((round_, "privacy", POOLED, name, self.ledger.epsilon(unit)))
         return rows
+
+    def _moved(self, round_: int, before: Checkpoint) -> list[Row]:
+        """Return the array bytes that the round has moved."""
+        moved = {
+            "bytes_up": self.engine.bytes_up - before.bytes_up,
+            "bytes_down": self.engine.bytes_down - before.bytes_down,
+        }
+        return [(round_, "cost", POOLED, name, float(n)) for name, n in moved.items()]
 
     def _validate(self, round_: int, arrays: ArrayRecord) -> list[Row]:
         if not self.validating:

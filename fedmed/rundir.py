@@ -6,7 +6,6 @@ It is written as the run goes and stands on its own: nothing in it needs wandb o
 import contextlib
 import fcntl
 import json
-import math
 import platform
 import shutil
 import time
@@ -19,12 +18,13 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
+from fedmed import jsontext
 from fedmed.errors import FedmedError
 from fedmed.trees import write_atomically
 
 if TYPE_CHECKING:  # to look at run directories takes no MONAI
     from fedmed.checkpoint import Row
-    from fedmed.metrics import Floats
+    from fedmed.evaluation.predictions import Predictions
     from fedmed.models import Arrays
 
 VERSIONS = ("fedmed", "flwr", "torch", "monai", "flwr-datasets", "dp-accounting", "opacus", "numpy")
@@ -78,9 +78,9 @@ class RunDirectory:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write ``summary.json``; what is not finite becomes a word, as JSON has none for it."""
-        text = json.dumps(_plain(summary), indent=2, allow_nan=False)
-        write_atomically(self.path / "summary.json", lambda new: new.write_text(text + "\n"))
+        """Write ``summary.json``."""
+        text = jsontext.dumps(summary)
+        write_atomically(self.path / "summary.json", lambda new: new.write_text(text))
 
     def write_metrics(self, rows: "Sequence[Row]") -> None:
         """Write ``metrics.csv``; the client is empty where a metric is of no one client."""
@@ -93,15 +93,12 @@ class RunDirectory:
         """Write a table."""
         write_atomically(self.path / name, lambda new: frame.to_csv(new, index=False))
 
-    def write_predictions(
-        self, test: pd.DataFrame, scores: "Floats", truth: "Floats", targets: Sequence[str]
-    ) -> None:
-        """Write ``predictions.parquet``: the final model's score and the label of each target."""
-        columns: dict[str, Any] = {"image": test["image"], "patient": test["patient"]}
-        for i, target in enumerate(targets):
-            columns[f"{target}/score"] = scores[:, i]
-            columns[f"{target}/label"] = truth[:, i]
-        frame = pd.DataFrame(columns)
+    def write_predictions(self, predictions: "Predictions") -> None:
+        """Write ``predictions.parquet``: the final model's score and the label of each target.
+
+        It has the patients' ids and attributes, and never leaves the run directory.
+        """
+        frame = predictions.frame()
         path = self.path / "predictions.parquet"
         write_atomically(path, lambda new: frame.to_parquet(new, index=False))
 
@@ -125,13 +122,3 @@ def _lock(file: IO[str], kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf"
-    return value

@@ -10,7 +10,6 @@ from fedmed.checkpoint import Checkpoint, Row
 from fedmed.config import Config
 from fedmed.data import Data
 from fedmed.faults import summary_of
-from fedmed.metrics import macro
 from fedmed.partition import measure
 from fedmed.privacy import Ledger
 from fedmed.rundir import versions
@@ -49,7 +48,7 @@ def summarise(
     config: Config,
     data: Data,
     state: Checkpoint,
-    by_site: Mapping[str, float],
+    scores: Mapping[str, Any],
     clients: pd.DataFrame,
     ledger: Ledger | None,
     setup: float,
@@ -60,16 +59,13 @@ def summarise(
         config: of the run.
         data: of the run.
         state: after the last round.
-        by_site: macro AUROC on each site's test patients.
+        scores: on the test patients.
         clients: ``clients.csv`` with its scores.
         ledger: of private releases, if there were any.
         setup: seconds before the first round.
     """
     last = [row for row in state.metrics if row[0] == state.round]
-    test = {metric: value for _, scope, _, metric, value in last if scope == "test"}
-    targets = config.dataset.arguments["targets"]
-    auroc = {t: test[f"auroc/{t}"] for t in targets if f"auroc/{t}" in test}
-    auprc = {t: test[f"auprc/{t}"] for t in targets if f"auprc/{t}" in test}
+    loss = next(row[4] for row in last if row[1] == "test" and row[3] == "loss")
     val = clients["val_macro_auroc"].dropna()
     return {
         "status": "finished",
@@ -82,15 +78,7 @@ def summarise(
         "images": {split: int(n) for split, n in data.store.table["split"].value_counts().items()},
         "unreadable_images": len(data.store.unreadable),
         "partition": measure(clients),
-        "test": {
-            "macro_auroc": macro(auroc),
-            "macro_auprc": macro(auprc),
-            "loss": test["loss"],
-            "auroc": auroc,
-            "auprc": auprc,
-            "without_both_classes": [t for t in targets if t not in auroc],
-            "by_site": dict(by_site),
-        },
+        "test": {"loss": loss, **scores},
         "val": {
             "clients": len(val),
             "mean": float(val.mean()) if len(val) else None,
@@ -101,8 +89,8 @@ def summarise(
         "privacy": ledger.statement() if ledger else {"unit": None, "epsilon": None, "delta": None},
         "time": {
             "setup_s": setup,
-            "rounds_s": state.seconds,
-            "per_round_s": state.seconds / state.round,
+            "rounds_s": sum(state.seconds),
+            "per_round_s": sum(state.seconds) / state.round,
         },
         "bytes_up": state.bytes_up,
         "bytes_down": state.bytes_down,

@@ -1,0 +1,119 @@
+"""One target's predictions, ranked once, so that any weighting of the patients is scored at once.
+
+A bootstrap replicate is a weight for each patient: how often they were drawn. All metrics here are
+sums over images of a patient, so that they follow from a few sparse matrices (threshold × patient)
+times the patients' weights, for many replicates in one product. With weights of one they are the
+ordinary metrics, and equal scikit-learn's.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from fedmed.metrics import Floats
+
+Weights = NDArray[np.float64]  # patients × replicates
+Values = NDArray[np.float64]  # one a replicate
+SPECIFICITIES = (90, 95)  # per cent
+#: Higher is better for all but the last two.
+METRICS = (
+    "auroc",
+    "auprc",
+    *(f"sensitivity_at_{s}_specificity" for s in SPECIFICITIES),
+    "brier",
+    "ece",
+)
+BINS = 10  # of equal width, for the calibration error and the reliability curve
+_EDGES = np.linspace(0, 1, BINS + 1)[1:-1]
+
+
+class Ranked:
+    """One target's predictions.
+
+    Args:
+        scores: probabilities of n images.
+        labels: n of 1, 0 and NaN; images whose label is not known are left out.
+        patients: the number of each image's patient.
+        count: of the patients.
+    """
+
+    def __init__(
+        self, scores: Floats, labels: Floats, patients: NDArray[np.intp], count: int
+    ) -> None:
+        known = ~np.isnan(labels)
+        score, whose = scores[known].astype(np.float64), patients[known]
+        truth = labels[known] == 1
+        self.both_classes = bool(truth.any() and not truth.all())
+        self.thresholds, rank = np.unique(score[truth], return_inverse=True)
+        left = np.searchsorted(self.thresholds, score[~truth], "left")
+        right = np.searchsorted(self.thresholds, score[~truth], "right")
+        negative, tied = whose[~truth], left < right
+        levels = len(self.thresholds)
+        self._positive = _counts(rank, whose[truth], (levels, count))
+        self._below = _counts(right, negative, (levels + 1, count))
+        self._tied = _counts(left[tied], negative[tied], (levels, count))
+        bins, everyone = np.searchsorted(_EDGES, score), (BINS, count)
+        self._scored = _counts(bins, whose, everyone)
+        self._score = _counts(bins, whose, everyone, score)
+        self._excess = _counts(bins, whose, everyone, score - truth)
+        self._squares = np.bincount(whose, (score - truth) ** 2, count)
+
+    def evaluate(self, weights: Weights) -> dict[str, Values]:
+        """Return each of :data:`METRICS` under each weighting of the patients.
+
+        AUROC counts ties by half. AUPRC is the average precision. The sensitivity is the highest
+        of any threshold whose specificity is at least as asked. Brier is the mean squared error.
+        ECE is the expected calibration error over :data:`BINS` bins (Guo et al. 2017).
+
+        Args:
+            weights: patients × replicates, not negative.
+
+        Returns:
+            Values by metric, NaN where a replicate lacks a class.
+        """
+        positive = self._positive @ weights
+        below = np.cumsum(self._below @ weights, axis=0)
+        negatives, below = below[-1], below[:-1]
+        positives = positive.sum(axis=0)
+        hits = np.cumsum(positive[::-1], axis=0)[::-1]  # positives from a threshold upwards
+        false = negatives - below
+        flagged = hits + false
+        precision = np.divide(hits, flagged, out=np.zeros_like(hits), where=flagged > 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            wins = (positive * (below + 0.5 * (self._tied @ weights))).sum(axis=0)
+            values = [
+                wins / (positives * negatives),
+                (positive * precision).sum(axis=0) / positives,
+            ]
+            for specificity in SPECIFICITIES:
+                allowed = false <= (1 - specificity / 100) * negatives * (1 + 1e-12)
+                values.append(np.where(allowed, hits, 0).max(axis=0, initial=0) / positives)
+            total = positives + negatives
+            values.append(self._squares @ weights / total)
+            values.append(np.abs(self._excess @ weights).sum(axis=0) / total)
+        lacking = (positives == 0) | (negatives == 0)
+        named = dict(zip(METRICS, values, strict=True))
+        return {name: np.where(lacking, np.nan, value) for name, value in named.items()}
+
+    def reliability(self) -> dict[str, list[float]]:
+        """Return the reliability curve: of each bin in use, mean score, share observed, images."""
+        images = self._scored.sum(axis=1)
+        used = images > 0
+        score = self._score.sum(axis=1)
+        observed = score - self._excess.sum(axis=1)
+        return {
+            "score": (score[used] / images[used]).tolist(),
+            "observed": (observed[used] / images[used]).tolist(),
+            "images": images[used].tolist(),
+        }
+
+
+def _counts(
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    shape: tuple[int, int],
+    values: Values | None = None,
+) -> csr_array:
+    """Return a matrix with the sum of the values, or the number, of the entries at each place."""
+    filled = np.ones(len(rows)) if values is None else values
+    return csr_array((filled, (rows, columns)), shape=shape)

@@ -1,0 +1,125 @@
+"""Score anyone's predictions: the metrics and patient bootstrap intervals of every fedmed run.
+
+python scripts/score.py --predictions FILE --labels FILE [--out scores.json|.csv|.md]
+
+Both files are CSV or Parquet with one row an image: an id (--id, image), and one column a finding,
+of probabilities in the one, of 0, 1 or nothing in the other. The labels may name the patient
+(--patient), for intervals over patients, and site, view, sex and age, for subgroups.
+"""
+
+import sys
+
+sys.path.pop(0)  # this folder: for other packages, datasets is Hugging Face's
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from fedmed import jsontext
+from fedmed.errors import FedmedError
+from fedmed.evaluation.bootstrap import REPLICATES, score
+from fedmed.evaluation.ranked import METRICS
+from fedmed.evaluation.subgroups import subgroups
+from fedmed.evaluation.submission import read
+from fedmed.evaluation.summary import summary
+
+console = Console(highlight=False)
+FORMATS = (".json", ".csv", ".md")
+
+
+def main() -> None:
+    """Read the command line and score; exits with 2 on bad input."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--predictions", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--labels", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--id", default="image", help="the column of ids")
+    parser.add_argument("--patient", default="patient", help="the labels' column of patients")
+    parser.add_argument("--replicates", type=int, default=REPLICATES, help="of the bootstrap")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="as JSON, CSV or Markdown")
+    arguments = parser.parse_args()
+    try:
+        if arguments.out and arguments.out.suffix not in FORMATS:
+            raise FedmedError(f"--out: its name ends in {', '.join(FORMATS)}; got {arguments.out}")
+        if arguments.replicates < 1:
+            raise FedmedError(f"--replicates: at least 1; got {arguments.replicates}")
+        given = read(arguments.predictions, arguments.labels, arguments.id, arguments.patient)
+    except FedmedError as error:
+        print(f"fedmed: {error}", file=sys.stderr)
+        sys.exit(2)
+    found = summary(score(given, arguments.replicates)) | {"subgroups": subgroups(given)}
+    if given.images["patient"].equals(given.images["image"]):
+        console.print(
+            f"no column {arguments.patient} in the labels: each row is taken for a patient"
+        )
+    _show(found)
+    if arguments.out:
+        _write(found, arguments.out)
+
+
+def rows(found: dict[str, Any]) -> pd.DataFrame:
+    """Return a row a finding and metric: value and interval; the last ones are the means."""
+    intervals = found["intervals"]
+    listed = [
+        (finding, metric, value, *intervals[metric][finding])
+        for finding in found["auroc"]
+        for metric, value in ((m, found[m][finding]) for m in METRICS)
+    ]
+    for metric in METRICS:
+        name = f"macro_{metric}"
+        listed.append(("macro", metric, found[name], *intervals[name]))
+    return pd.DataFrame(listed, columns=["finding", "metric", "value", "low", "high"])
+
+
+def _cells(found: dict[str, Any]) -> pd.DataFrame:
+    """Return a table to read: a row a finding, a column a metric."""
+    listed = rows(found)
+    listed["cell"] = [
+        f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" if r.low == r.low else f"{r.value:.3f}"
+        for r in listed.itertuples()
+    ]
+    table = listed.pivot(index="finding", columns="metric", values="cell")
+    return table.loc[listed["finding"].unique(), list(METRICS)]
+
+
+def _show(found: dict[str, Any]) -> None:
+    cells, how = _cells(found), found["intervals"]
+    table = Table(box=None, pad_edge=False)
+    for column in ("finding", "AUROC", "AUPRC", "sens@90%", "sens@95%", "Brier", "ECE"):
+        table.add_column(column, justify="left" if column == "finding" else "right")
+    for finding, row in cells.iterrows():
+        whole, short = row.iloc[:2], [value.partition(" [")[0] for value in row.iloc[2:]]
+        table.add_row(str(finding), *(value.replace("[", r"\[") for value in whole), *short)
+    console.print(table)
+    console.print(
+        f"{how['level']:.0%} intervals, {how['method']}: {how['patients']:,} patients, "
+        f"{how['replicates']:,} replicates"
+    )
+    if found["without_both_classes"]:
+        console.print(f"one class only, not scored: {', '.join(found['without_both_classes'])}")
+    worst, gap = found["subgroups"]["worst"], found["subgroups"]["gap"]
+    if worst and gap:
+        console.print(
+            f"worst subgroup: {worst['macro_auroc']:.3f} macro AUROC ({worst['by']}: "
+            f"{worst['group']}); widest gap {gap['macro_auroc']:.3f} ({gap['by']})"
+        )
+
+
+def _write(found: dict[str, Any], path: Path) -> None:
+    if path.suffix == ".json":
+        path.write_text(jsontext.dumps(found))
+    elif path.suffix == ".csv":
+        rows(found).to_csv(path, index=False)
+    else:
+        cells = _cells(found).reset_index()
+        lines = [list(cells.columns), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
+        path.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+
+
+if __name__ == "__main__":
+    main()
