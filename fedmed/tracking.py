@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import wandb
@@ -45,20 +45,7 @@ class Tracker:
             resume="allow" if config.tracking.mode == "online" else None,
             dir=folder,
             config=public(config),
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                save_code=False,
-                disable_code=True,
-                disable_git=True,
-                disable_job_creation=True,
-                host="",
-                email="",
-                username="",
-                x_disable_meta=True,
-                x_disable_machine_info=True,
-                x_disable_stats=True,
-            ),
+            settings=_discreet(),
         )
         self._run.define_metric("round")
         self._run.define_metric("*", step_metric="round")
@@ -118,6 +105,55 @@ class Tracker:
                 self._run.log({"clients/final": wandb.Table(dataframe=clients)})
             private = {"partition"} if clients is None else set()
             self._run.summary.update({k: v for k, v in summary.items() if k not in private})
+
+
+def log_table(
+    name: str,
+    frame: pd.DataFrame,
+    caption: Sequence[str],
+    mode: Literal["offline", "online"],
+    project: str,
+    folder: Path,
+) -> None:
+    """Log a table of runs, as a wandb run of its own.
+
+    Args:
+        name: of the table.
+        frame: its texts.
+        caption: sentences that say what they are.
+        mode: offline or online.
+        project: of wandb.
+        folder: where ``wandb/`` is made.
+    """
+    run = wandb.init(
+        project=project,
+        name=name,
+        job_type="table",
+        mode=mode,
+        dir=folder,
+        notes=" ".join(caption),
+        settings=_discreet(),
+    )
+    run.log({name: wandb.Table(dataframe=frame)})
+    run.finish()
+
+
+def _discreet() -> wandb.Settings:
+    """Return settings under which wandb tells of no host, user, code or machine."""
+    return wandb.Settings(
+        console="off",
+        silent=True,
+        save_code=False,
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        host="",
+        email="",
+        username="",
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_disable_stats=True,
+    )
 
 
 def public(config: Config) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""Which round a figure is of: a rule that a table names."""
+
+from typing import Any, Literal
+
+from fedmed.errors import FedmedError
+from fedmed.report.runs import Run
+
+Rule = Literal["last", "best-validation", "oracle"]
+SAID: dict[Rule, str] = {
+    "last": "after the last round",
+    "best-validation": "at the round of the best mean validation AUROC over the clients",
+    "oracle": "ORACLE: at the round of the best test AUROC, which nobody would know",
+}
+
+
+def round_of(run: Run, rule: Rule) -> int:
+    """Return the round that a rule selects of a finished run, the first of equals.
+
+    Raises:
+        FedmedError: if the run has no scores to select by.
+    """
+    last = int(run.summary["rounds_done"])
+    if rule == "last":
+        return last
+    scope = "test" if rule == "oracle" else "val"
+    rows = run.metrics
+    scores = rows[
+        (rows["scope"] == scope) & (rows["metric"] == "macro_auroc") & (rows["round"] > 0)
+    ]
+    if scores["value"].notna().sum() == 0:
+        raise FedmedError(f"{run.folder}: has no {scope} scores to select a round by")
+    by_round = scores.groupby("round")["value"].mean()
+    return int(by_round.index[int(by_round.argmax())])
+
+
+def value_of(run: Run, key: str, round_: int) -> Any:
+    """Return a run's figure at a round.
+
+    Raises:
+        FedmedError: if it is a test score that is not known of that round.
+    """
+    if round_ == run.summary["rounds_done"] or not key.startswith("test."):
+        return run.result(key)
+    metric = key.removeprefix("test.").replace(".", "/", 1)
+    rows = run.metrics
+    at = (rows["round"] == round_) & (rows["scope"] == "test") & (rows["metric"] == metric)
+    if not at.any():
+        raise FedmedError(f"{key}: is known of the last round alone; use --select last")
+    return float(rows.loc[at, "value"].iloc[0])

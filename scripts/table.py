@@ -1,0 +1,104 @@
+"""Make a table of runs: a figure with its errors in each cell, and what each was made of.
+
+python scripts/table.py runs --rows strategy --columns partition.alpha --baseline strategy=fedavg
+python scripts/table.py runs --table strategies --out tables/strategies
+
+Keys are a group (strategy), a key of the configuration (partition.alpha) or of summary.json
+(test.macro_auroc, test.auroc.Effusion, privacy.epsilon); audit.epsilon is the audited lower bound.
+--rows strategy=fedavg,fedprox gives the values that are expected. --out writes Markdown, LaTeX, CSV
+and STEM.cells.csv, which traces each cell to its runs and their hashes.
+"""
+
+import sys
+
+sys.path.pop(0)  # this folder: for other packages, datasets is Hugging Face's
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from fedmed.config import CONF
+from fedmed.errors import ConfigError, FedmedError
+from fedmed.evaluation.comparison import Test
+from fedmed.report.render import markdown, write
+from fedmed.report.runs import find
+from fedmed.report.select import Rule
+from fedmed.report.table import Settings, Table, build
+
+
+def main() -> None:
+    """Read the command line and print the table; exits with 2 on bad input."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="runs, or their folder"
+    )
+    parser.add_argument("--table", metavar="NAME", help="settings of conf/table; options go first")
+    for name in ("rows", "columns", "value"):
+        parser.add_argument(f"--{name}", nargs="+", metavar="KEY")
+    parser.add_argument("--where", nargs="+", metavar="KEY=VALUE", help="only these runs")
+    parser.add_argument("--baseline", nargs="+", metavar="KEY=VALUE", help="test against it")
+    parser.add_argument("--select", choices=get_args(Rule), help="which round: the last")
+    parser.add_argument("--test", choices=get_args(Test), help="the paired test: bootstrap")
+    parser.add_argument("--out", type=Path, metavar="STEM", help="write files of this name")
+    parser.add_argument("--wandb", choices=("offline", "online"), help="log it as a wandb Table")
+    parser.add_argument("--project", default="fedmed", help="of wandb")
+    arguments = parser.parse_args()
+    try:
+        table = build(find(arguments.folders), _settings(arguments))
+    except FedmedError as error:
+        print(f"fedmed: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(markdown(table))
+    if arguments.out:
+        print("wrote", *write(table, arguments.out))
+    if arguments.wandb:
+        _log(table, arguments)
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    """Return the named settings, changed by the command line's."""
+    values: dict[str, Any] = _named(arguments.table) if arguments.table else {}
+    for name in ("rows", "columns", "value", "select", "test"):
+        if getattr(arguments, name) is not None:
+            values[name] = getattr(arguments, name)
+    for name in ("where", "baseline"):
+        if getattr(arguments, name) is not None:
+            values[name] = _pairs(name, getattr(arguments, name))
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--{first['loc'][0]}: {first['msg'].lower()}") from None
+
+
+def _named(name: str) -> dict[str, Any]:
+    path = CONF / "table" / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(path.stem for path in path.parent.glob("*.yaml")))
+        raise ConfigError(f"--table {name}: unknown; there are {known}")
+    return dict(yaml.safe_load(path.read_text()))
+
+
+def _pairs(name: str, given: Sequence[str]) -> dict[str, str]:
+    pairs = dict(item.partition("=")[::2] for item in given)
+    if not all(pairs.values()):
+        raise ConfigError(f"--{name}: takes KEY=VALUE")
+    return pairs
+
+
+def _log(table: Table, arguments: argparse.Namespace) -> None:
+    from fedmed.tracking import log_table
+
+    name = arguments.table or "table"
+    folder = arguments.out.parent if arguments.out else Path()
+    log_table(name, table.frame(), table.caption, arguments.wandb, arguments.project, folder)
+
+
+if __name__ == "__main__":
+    main()
