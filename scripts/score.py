@@ -27,7 +27,8 @@ from fedmed.evaluation.subgroups import subgroups
 from fedmed.evaluation.submission import read
 from fedmed.evaluation.summary import summary
 
-console = Console(highlight=False)
+WIDTH = 96  # columns of the terminal that the table takes
+console = Console(highlight=False, width=max(WIDTH, Console().width))
 FORMATS = (".json", ".csv", ".md")
 
 
