@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT, TINY, summary
+from omegaconf import OmegaConf
 from sklearn.metrics import roc_auc_score
 
-from fedmed.config import CONF, compose
+from fedmed import config as cfg
+from fedmed.config import CONF
 from fedmed.console import Console
 from fedmed.errors import FedmedError
 from fedmed.evaluation.predictions import Predictions
@@ -29,17 +31,29 @@ SWEEP = (*TINY, "rounds=2", "partition.alpha=1")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """FedAvg and FedProx with seeds 0 and 1; FedProx with seed 1 fails: its data have changed."""
     folder = tmp_path_factory.mktemp("sweep")
-    sweep = ("strategy=fedavg,fedprox", "seed=0,1", f"store={folder / 'store'}")
-    command = [sys.executable, "-m", "fedmed.run", "-m", *SWEEP, *sweep]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = find([folder])
-    (last,) = [r for r in found if (r.choices["strategy"], r.seed) == ("fedprox", 1)]
+    for strategy in ("fedavg", "fedprox"):
+        for seed in (0, 1):
+            launch(folder, f"strategy={strategy}", f"seed={seed}")
+    (last,) = [r for r in find([folder]) if (r.choices["strategy"], r.seed) == ("fedprox", 1)]
     (last.folder / "summary.json").unlink()
-    changed = (*SWEEP, "strategy=fedprox", "seed=1", "dataset.patients=130", sweep[-1])
-    with pytest.raises(FedmedError, match="was made with another data"), Console() as console:
-        run(compose(changed), changed, last.folder, console)
+    with pytest.raises(FedmedError, match="was made with another data"):
+        launch(folder, "strategy=fedprox", "seed=1", "dataset.patients=130", into=last.folder)
     return find([folder])
+
+
+def launch(folder: Path, *overrides: str, into: Path | None = None) -> None:
+    """Run an experiment in this process, and leave what Hydra leaves."""
+    asked = (*SWEEP, *overrides, f"store={folder / 'store'}")
+    config = cfg.compose(asked)
+    if into is None:
+        into = folder / "runs" / config.sha256[:16]
+        hydra = into / ".hydra"
+        hydra.mkdir(parents=True)
+        OmegaConf.save(cfg._compose(asked), hydra / "config.yaml")
+        choices = {"runtime": {"choices": cfg.settings(asked).runtime.choices}}
+        OmegaConf.save({"hydra": choices}, hydra / "hydra.yaml")
+    with Console() as console:
+        run(config, asked, into, console)
 
 
 def settings(**more: object) -> Settings:
