@@ -124,17 +124,17 @@ def test_slurm_resumes_what_was_cut_off_to_the_same_bits(
     """Launcher and jobs are killed in the second of three cells; then two cells share a GPU."""
     for name, value in cluster.items():
         monkeypatch.setenv(name, value)
-    grid = ("rounds=8", "seed=0,1,2")
+    grid = ("rounds=16", "seed=0,1,2")
     small = ("hydra.launcher.mem_gb=1", "hydra.launcher.timeout_min=5")
     one = ask(*grid, "hydra/launcher=slurm_cpu", "hydra.launcher.cpus_per_task=2", *small)
     done, cut, missing = Grid.of(one).cells
     launcher = command("-m", *one)
     log = cut.folder / "run.log"
     wait_until(lambda: log.exists() and "round 2:" in log.read_text())
+    for chosen in (["--signal=KILL", "--state=RUNNING"], []):  # at once; then those that wait
+        subprocess.run(["scancel", "--me", *chosen], check=True)
     os.killpg(launcher.pid, signal.SIGKILL)
     launcher.communicate()
-    for chosen in ("--state=PENDING", "--signal=KILL"):
-        subprocess.run(["scancel", "--me", chosen], check=True)
     wait_until(lambda: not subprocess.run(["squeue", "-h"], capture_output=True).stdout)
     assert [cell.state() for cell in (done, cut, missing)] == ["done", "interrupted", "missing"]
     finished = (done.folder / "summary.json").stat().st_mtime_ns
@@ -146,7 +146,7 @@ def test_slurm_resumes_what_was_cut_off_to_the_same_bits(
     assert len(jobs) == 1
     assert "resuming after round" in log.read_text()
     for cell in (done, cut, missing):
-        for round_ in range(1, 9):
+        for round_ in range(1, 17):
             assert (cell.folder / "run.log").read_text().count(f" round {round_}:") == 1
 
     here = ask(*grid, "runner.workers=2", folder="here")
