@@ -150,7 +150,17 @@ class Ray(_Frozen):
     address: str | None
 
 
-Runner = Annotated[Local | Ray, Field(discriminator="kind")]
+class Deployment(_Frozen):
+    """The clients run at their hospitals, each behind a Flower SuperNode."""
+
+    kind: Literal["deployment"]
+    device: Device
+    data: Path
+    clients: Annotated[int, Field(ge=1)]
+    wait: Positive
+
+
+Runner = Annotated[Local | Ray | Deployment, Field(discriminator="kind")]
 
 
 class Injection(_Frozen):
@@ -455,7 +465,7 @@ def _sha256(values: Any) -> str:
 def _run_id(*, _root_: DictConfig) -> str:
     """Name the run directory from within Hydra's own configuration (``hydra.run.dir``)."""
     config = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
-    return parse(config).sha256[:16]
+    return parse(config, build=False).sha256[:16]
 
 
 OmegaConf.register_new_resolver("count", len, replace=True)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedmed import models
 from fedmed.checkpoint import Checkpoint, Row
-from fedmed.config import DPSGD, Config, Local
+from fedmed.config import DPSGD, Config, Deployment, Local, Ray
 from fedmed.console import Console, config_line
-from fedmed.data import Data, prepare
+from fedmed.data import Data, connected, prepare
 from fedmed.errors import ConfigError, FedmedError
 from fedmed.evaluation.bootstrap import score
 from fedmed.evaluation.predictions import Predictions
@@ -29,7 +30,9 @@ from fedmed.privacy.released import pixel_assumptions, pixel_releases
 from fedmed.privacy.spending import Spending
 from fedmed.rounds import Federation
 from fedmed.rundir import RunDirectory
+from fedmed.runner.deployed import Hospitals, connect
 from fedmed.runner.engine import Engine
+from fedmed.runner.grid import GridEngine, simulated
 from fedmed.runner.local import LocalEngine, workers
 from fedmed.summary import summarise, with_scores
 from fedmed.tracking import Tracker
@@ -38,7 +41,13 @@ from fedmed.workplace import at
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, overrides: Sequence[str], folder: Path, console: Console) -> dict[str, Any]:
+def run(
+    config: Config,
+    overrides: Sequence[str],
+    folder: Path,
+    console: Console,
+    grid: Grid | None = None,
+) -> dict[str, Any]:
     """Run an experiment, or go on with it, or recognise that it is done.
 
     Args:
@@ -46,6 +55,7 @@ def run(config: Config, overrides: Sequence[str], folder: Path, console: Console
         overrides: what it was composed from; all that a client is told.
         folder: the run directory.
         console: where progress is shown.
+        grid: Flower's, where Flower has started the run; else the runner makes its own.
 
     Returns:
         The content of ``summary.json``.
@@ -65,7 +75,7 @@ def run(config: Config, overrides: Sequence[str], folder: Path, console: Console
         begun = {"run_id": config.sha256[:16], "name": config.name, "config_sha256": config.sha256}
         here.write_summary(begun | {"status": "running"})
         try:
-            summary = begun | _run(config, overrides, here, console)
+            summary = begun | _run(config, overrides, here, console, grid)
         except BaseException as error:
             if isinstance(error, ClientFailure):
                 log.error("client failed:\n%s", error.details)
@@ -81,7 +91,11 @@ def run(config: Config, overrides: Sequence[str], folder: Path, console: Console
 
 
 def _run(
-    config: Config, overrides: Sequence[str], here: RunDirectory, console: Console
+    config: Config,
+    overrides: Sequence[str],
+    here: RunDirectory,
+    console: Console,
+    grid: Grid | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     console.say(config_line(config))
@@ -89,12 +103,17 @@ def _run(
     network = models.build(config.model, config.seed, config.norm)
     if isinstance(config.privacy, DPSGD):
         models.check_private(network)
-    data = prepare(config, here, console, workers(config.runner))
+    hospitals = None
+    if isinstance(config.runner, Deployment):
+        hospitals = _connect(config.runner, overrides, console, grid)
+        data: Data = connected(config, here, hospitals.told)
+    else:
+        data = prepare(config, here, console, workers(config.runner))
     parameters_only = config.strategy.state == "parameters"
     fresh = Checkpoint(data.hashes, models.arrays_of(network, parameters_only))
     state = _resume(here, fresh, console)
     ledger, spending = _accounts(config, strategy, data, here)
-    engine = _engine(config, overrides, data, here)
+    engine = _engine(config, overrides, data, here, grid, hospitals)
     with engine, Tracker(config, here.path, config.sha256[:16]) as tracker:
         if not config.withholds:  # who has how many of what is private too
             tracker.log_federation(data.clients, here.picture)
@@ -135,14 +154,13 @@ def _accounts(
     config: Config, strategy: Strategy, data: Data, here: RunDirectory
 ) -> tuple[Ledger | None, Spending | None]:
     """Return the ledger of a run that releases anything privately, and who pays in it."""
-    of_pixels = pixel_releases(data.dataset, data.store.table, data.assigned)
+    dataset, images = data.dataset, data.store.table
+    of_pixels = pixel_releases(dataset, images, data.assigned) if dataset else []
     deltas = guarantees(config, strategy, of_pixels)
     if not deltas:
         return None, None
-    stated = (
-        *pixel_assumptions(data.dataset, data.store.table["image"]),
-        *assumptions(config, strategy),
-    )
+    of_images = pixel_assumptions(dataset, images["image"]) if dataset else ()
+    stated = (*of_images, *assumptions(config, strategy))
     ledger = Ledger.open(here.ledger, deltas, stated, config.repeatable)
     spending = None
     if isinstance(config.privacy, DPSGD):
@@ -152,7 +170,25 @@ def _accounts(
     return ledger, spending
 
 
-def _engine(config: Config, overrides: Sequence[str], data: Data, here: RunDirectory) -> Engine:
+def _connect(
+    runner: Deployment, overrides: Sequence[str], console: Console, grid: Grid | None
+) -> Hospitals:
+    if grid is None:
+        raise ConfigError(
+            "runner=deployment: such a run is started within a SuperLink, by flwr run or by "
+            "python scripts/deploy_local.py; see docs/deployment.md"
+        )
+    return connect(grid, runner, overrides, console.say)
+
+
+def _engine(
+    config: Config,
+    overrides: Sequence[str],
+    data: Data,
+    here: RunDirectory,
+    grid: Grid | None,
+    hospitals: Hospitals | None,
+) -> Engine:
     run_config = {
         "overrides": shlex.join(overrides),
         "store": str(data.store.path.resolve()),
@@ -161,8 +197,14 @@ def _engine(config: Config, overrides: Sequence[str], data: Data, here: RunDirec
         "states": str(here.states.resolve()),
     }
     sizes = data.clients["train_images"].tolist()
+    if grid and hospitals:  # which know themselves where their files are
+        told = run_config | dict.fromkeys(("store", "table", "partition", "states"), "")
+        return GridEngine(grid, hospitals.nodes, told, at(run_config))
+    if grid:
+        return GridEngine(grid, simulated(grid, len(sizes)), run_config, at(run_config))
     if isinstance(config.runner, Local):
         return LocalEngine(config.runner, run_config, sizes, len(data.test))
+    assert isinstance(config.runner, Ray)
     try:
         from fedmed.runner.simulation import RayEngine  # slow to import, and an extra
     except ModuleNotFoundError:

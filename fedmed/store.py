@@ -81,10 +81,11 @@ def prepare(
                     _build(dataset, table, path, workers, progress)
         except OSError as error:
             raise DataError(f"store: cannot write {path.parent}: {error.strerror}") from None
-    return _open(path, table)
+    return opened(path, table)
 
 
-def _open(path: Path, table: pd.DataFrame) -> Store:
+def opened(path: Path, table: pd.DataFrame) -> Store:
+    """Return the store in a folder; ``table`` has a row for each of its pixels."""
     meta = json.loads((path / "meta.json").read_text())
     reasons = {int(row): reason for row, reason in meta["unreadable"].items()}
     unreadable = table.loc[list(reasons), ["image"]].assign(reason=list(reasons.values()))
@@ -115,7 +116,7 @@ def _build(
         done += len(chunk.images)
         progress(done, len(images))
     marks = [json.loads(_mark(partial, chunk).read_text()) for chunk in chunks]
-    _seal(partial, {row: reason for mark in marks for row, reason in mark.items()})
+    seal(partial, {row: reason for mark in marks for row, reason in mark.items()})
     partial.rename(path)
     for chunk in chunks:
         _mark(path, chunk).unlink(missing_ok=True)
@@ -126,7 +127,7 @@ def _mark(partial: Path, chunk: Chunk) -> Path:
     return partial / f"{chunk.first}.json"
 
 
-def _seal(partial: Path, unreadable: dict[str, str]) -> None:
+def seal(partial: Path, unreadable: dict[str, str]) -> None:
     """Keep the reason of each row that could not be read, and the hash of all pixels."""
     decoded = pixels_of(partial)
     if len(unreadable) == len(decoded):

@@ -31,8 +31,7 @@ def with_scores(
     for name in ("loss", "macro_auroc"):
         scores = {row[2]: row[4] for row in rows if row[:2] == (last, "val") and row[3] == name}
         clients = clients.assign(**{f"val_{name}": clients["client"].map(scores)})
-    origins = data.store.table.merge(data.assigned, on="patient").groupby("client")["site"]
-    homes = [set(sites) for sites in origins.unique().reindex(clients["client"])]
+    homes = data.homes
     return clients.assign(
         on_domain_auroc=[_mean(v for s, v in by_site.items() if s in home) for home in homes],
         off_domain_auroc=[_mean(v for s, v in by_site.items() if s not in home) for home in homes],
@@ -74,8 +73,8 @@ def summarise(
         "seed": config.seed,
         "caveats": data.caveats,
         "rounds_done": state.round,
-        "patients": {role: int(n) for role, n in data.assigned["role"].value_counts().items()},
-        "images": {split: int(n) for split, n in data.store.table["split"].value_counts().items()},
+        "patients": data.patients,
+        "images": data.images,
         "unreadable_images": len(data.store.unreadable),
         "partition": measure(clients),
         "test": {"loss": loss, **scores},

@@ -3,12 +3,17 @@
 It knows no engine: the same app serves the local pool, Flower's simulation and a SuperNode.
 """
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from pathlib import Path
+from shlex import split
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedmed import metrics, models
+from fedmed import config as cfg
+from fedmed import hospital, metrics, models
 from fedmed.client import dpsgd, training
 from fedmed.client.brief import Brief
+from fedmed.client.discretion import discreet
 from fedmed.client.injection import inject
 from fedmed.client.rule import LocalRule
 from fedmed.client.state import at_rest
@@ -21,10 +26,10 @@ from fedmed.workplace import Workplace, workplace
 
 BUFFERS = "buffers"  # the record of norm statistics that stay with the client
 
-app = ClientApp(mods=[at_rest, inject])
+app = ClientApp()
 
 
-@app.train()
+@app.train(mods=[discreet, at_rest, inject])
 def train(message: Message, context: Context) -> Message:
     """Train on the client's training patients and return its weights."""
     here, client, round_ = _arrive(message, context)
@@ -65,7 +70,7 @@ def train(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
-@app.evaluate()
+@app.evaluate(mods=[discreet, at_rest, inject])
 def evaluate(message: Message, context: Context) -> Message:
     """Score the global weights on the client's validation patients."""
     here, client, _ = _arrive(message, context)
@@ -79,6 +84,20 @@ def evaluate(message: Message, context: Context) -> Message:
     weighting = here.config.strategy.weighting
     values = _metrics(weighting, len(examples), loss=loss, macro_auroc=auroc, utility=served)
     return Message(RecordDict({"metrics": values}), reply_to=message)
+
+
+@app.query("describe", mods=[discreet])
+def describe(message: Message, context: Context) -> Message:
+    """Tell who this hospital is and how many patients and images it has.
+
+    How many of them show each target is told too, unless nothing but noisy weights may leave.
+    """
+    overrides = str(message.content.config_records["config"]["overrides"])
+    config = cfg.compose(split(overrides), build=False)
+    targets = () if config.withholds else tuple(config.dataset.arguments["targets"])
+    client, folder = context.node_config["partition-id"], Path(str(context.node_config["data"]))
+    told = ConfigRecord({"client": int(str(client)), **hospital.describe(folder, targets)})
+    return Message(RecordDict({"described": told}), reply_to=message)
 
 
 def _arrive(message: Message, context: Context) -> tuple[Workplace, int, int]:

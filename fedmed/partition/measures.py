@@ -56,20 +56,21 @@ def measure(clients: pd.DataFrame) -> dict[str, Any]:
     Returns:
         ``clients``; ``patients`` and ``images``, each the least, the median and the most of a
         client; ``size_gini``, the Gini coefficient of the clients' patients, 0 where all have the
-        same; and ``js_divergence``, the mean over clients, weighted by patients, and the most.
+        same; and ``js_divergence``, the mean over clients, weighted by patients, and the most,
+        where it is known.
     """
     patients = clients["patients"].to_numpy(float)
-    divergence = clients["js_divergence"].fillna(0)
-    return {
+    sizes = {
         "clients": len(clients),
         "patients": _spread(clients["patients"]),
         "images": _spread(clients["images"]),
         "size_gini": gini(patients),
-        "js_divergence": {
-            "mean": float(np.average(divergence, weights=patients)),
-            "max": float(divergence.max()),
-        },
     }
+    if "js_divergence" not in clients:
+        return sizes
+    divergence = clients["js_divergence"].fillna(0)
+    mean, most = float(np.average(divergence, weights=patients)), float(divergence.max())
+    return sizes | {"js_divergence": {"mean": mean, "max": most}}
 
 
 def js_divergence(counts: NDArray[np.float64]) -> NDArray[np.float64]:

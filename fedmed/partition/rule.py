@@ -64,7 +64,7 @@ class Rule(Partition):
         split = table.drop_duplicates("patient").set_index("patient")["split"]
         val = set(split.index[split == "val"])
         parts = [
-            pd.DataFrame({"patient": ids, "client": client, "role": self._roles(client, ids, val)})
+            pd.DataFrame({"patient": ids, "client": client, "role": self.roles(client, ids, val)})
             for client, ids in enumerate(clients)
         ]
         test = split.index[split == "test"]
@@ -73,7 +73,14 @@ class Rule(Partition):
         check(assigned, table)
         return assigned
 
-    def _roles(self, client: int, patients: list[str], val: set[str]) -> list[str]:
+    def roles(self, client: int, patients: list[str], val: set[str]) -> list[str]:
+        """Return train or val for each of a client's patients.
+
+        Args:
+            client: whose.
+            patients: all of them, sorted.
+            val: the dataset's own validation patients, if it has any.
+        """
         if val:
             return ["val" if patient in val else "train" for patient in patients]
         order = generator(self.seed, "validation", client).permutation(len(patients))

@@ -20,6 +20,7 @@ from fedmed.runner.local import SHARD
 from fedmed.workplace import Workplace
 
 POLL = 0.05  # seconds between two looks for replies
+SETTLED = 0.5  # seconds after which a simulation has all of its nodes
 
 
 class GridEngine(Engine):
@@ -57,17 +58,11 @@ class GridEngine(Engine):
         """
         messages = sorted(messages, key=lambda m: m.metadata.dst_node_id)
         sent = [self._addressed(message, timeout) for message in messages]
-        if len([i for i in self._grid.push_messages(sent) if i]) < len(sent):
-            raise FedmedError("Flower could not deliver a message: has a node left for good?")
-        ids = [message.metadata.message_id for message in sent]
+        until = None if timeout is None else time.monotonic() + timeout
+        replies = exchange(self._grid, sent, until, self._check)
         del sent
-        waiting = set(ids)
-        deadline = time.monotonic() + timeout if timeout else None
-        arrived: dict[str, Message] = {}
-        for message, id_ in zip(messages, ids, strict=True):
-            while id_ not in arrived and not _over(deadline):
-                self._collect(waiting, arrived)
-            yield self._reply(message, arrived.pop(id_, None))
+        for message, answer in zip(messages, replies, strict=True):
+            yield self._reply(message, answer)
 
     def score(self, arrays: ArrayRecord) -> Floats:
         """Return the probabilities, N×T, of the test images under ``arrays``."""
@@ -82,15 +77,6 @@ class GridEngine(Engine):
         node = self._nodes[self.client_of(metadata.dst_node_id)]
         return Message(content, node, metadata.message_type, ttl=timeout)
 
-    def _collect(self, waiting: set[str], arrived: dict[str, Message]) -> None:
-        """Move the replies that have come by now, after a pause if there are none."""
-        self._check()
-        new = {r.metadata.reply_to_message_id: r for r in self._grid.pull_messages(waiting)}
-        arrived |= new
-        waiting.difference_update(new)  # asked for again, Flower would answer that it has none
-        if not new:
-            time.sleep(POLL)
-
     def _reply(self, message: Message, reply: Message | None) -> Message:
         if reply is None:
             return Message(Error(LATE, "no answer in time"), reply_to=message)
@@ -99,5 +85,44 @@ class GridEngine(Engine):
         return self._received(message, reply.content)
 
 
-def _over(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() > deadline
+def exchange(
+    grid: Grid,
+    messages: Sequence[Message],
+    until: float | None,
+    check: Callable[[], None] = lambda: None,
+) -> Iterator[Message | None]:
+    """Send messages and yield the reply to each, in their order, as soon as it is there.
+
+    Args:
+        grid: Flower's.
+        messages: of any kind, to any node.
+        until: the monotonic time after which None is yielded for what has not come.
+        check: called while waiting; raises if no reply can come any more.
+
+    Raises:
+        FedmedError: if a message cannot be delivered.
+    """
+    if len([i for i in grid.push_messages(messages) if i]) < len(messages):
+        raise FedmedError("Flower could not deliver a message: a node has left the federation")
+    ids = [message.metadata.message_id for message in messages]
+    del messages
+    waiting = set(ids)
+    arrived: dict[str, Message] = {}
+    for id_ in ids:
+        while id_ not in arrived and (until is None or time.monotonic() < until):
+            check()
+            new = {r.metadata.reply_to_message_id: r for r in grid.pull_messages(waiting)}
+            arrived |= new
+            waiting.difference_update(new)  # asked again, Flower would answer that it has none
+            if not new:
+                time.sleep(POLL)
+        yield arrived.pop(id_, None)
+
+
+def simulated(grid: Grid, clients: int) -> list[int]:
+    """Return which of a simulation's nodes plays each client; there may be fewer nodes."""
+    nodes: list[int] = []
+    while not nodes or len(nodes) < len(list(grid.get_node_ids())):
+        nodes = sorted(grid.get_node_ids())
+        time.sleep(SETTLED)  # Flower registers them while its server app starts
+    return [nodes[client % len(nodes)] for client in range(clients)]

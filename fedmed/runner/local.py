@@ -169,7 +169,7 @@ DEAD = "a worker process died, killed or out of memory; fewer runner.workers nee
 
 def workers(runner: cfg.Runner) -> int:
     """Return the number of worker processes: as configured, or one a core or GPU share."""
-    if runner.workers != "auto":
+    if not isinstance(runner, cfg.Deployment) and runner.workers != "auto":
         return int(runner.workers)
     if isinstance(runner, cfg.Local) and device(runner).type == "cuda":
         return torch.cuda.device_count() * runner.clients_per_gpu

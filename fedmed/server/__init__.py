@@ -1,0 +1,1 @@
+"""What runs at the federation's server when Flower starts it: a ServerApp."""

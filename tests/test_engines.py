@@ -1,0 +1,185 @@
+"""One experiment, the same bits: local pool, Flower over Ray, flwr run, real SuperNodes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import ROOT, summary
+
+from fedmed.config import compose
+from fedmed.console import Console
+from fedmed.experiment import run
+from fedmed.loopback import Loopback, free_port
+from fedmed.store import pixels_of
+
+#: Three hospitals, of which two train in a round and keep their norm statistics.
+CONFIG = (
+    "dataset.patients=90",
+    "dataset.sites=3",
+    "dataset.size=32",
+    "dataset.targets=[Effusion,view]",
+    "partition=dirichlet",
+    "partition.clients=3",
+    "partition.alpha=1",
+    "partition.val_fraction=0",
+    "client.batch_size=16",
+    "client.steps=2",
+    "rounds=2",
+    "strategy=fedadam",
+    "strategy.fraction=0.7",
+    "strategy.state=parameters",
+    "tracking.mode=disabled",
+)
+LIMIT = 400  # seconds that a test's processes may take before they are ended
+
+
+@pytest.fixture(scope="module")
+def local(store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights' hash in the local pool."""
+    overrides = (*CONFIG, "runner.workers=2", f"store={store}")
+    with Console() as console:
+        done = run(compose(overrides), overrides, tmp_path_factory.mktemp("local"), console)
+    return str(done["model_sha256"])
+
+
+def test_one_worker(local: str, launch: Callable[..., dict[str, Any]]) -> None:
+    assert launch(*CONFIG, "runner.workers=1")["model_sha256"] == local
+
+
+def test_ray_killed_and_resumed(
+    local: str, command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Killed in its second round, it goes on to the same weights; Ray goes with it each time."""
+    config = (*CONFIG, "runner=ray", "runner.workers=1", f"hydra.run.dir={tmp_path / 'run'}")
+    first = command(*config)
+    assert first.stdout is not None
+    seen = ""
+    for line in first.stdout:
+        seen += line
+        if "round 1/" in line:
+            break
+    first.kill()  # it alone: nobody tells Ray
+    first.wait()
+    assert "round 1/2" in seen, seen
+    again = command(*config)
+    output, _ = again.communicate(timeout=LIMIT)
+    assert again.returncode == 0, output
+    assert "resuming after round 1" in output
+    assert summary(tmp_path / "run")["model_sha256"] == local
+    assert [line for line in output.splitlines() if "INFO" in line or "raylet" in line] == []
+    _gone(first.pid, again.pid)
+
+
+def test_deployment(local: str, store: Path, tmp_path: Path) -> None:
+    """TLS, registered keys, own folders: the same weights, and nothing of others in a folder."""
+    script = [sys.executable, str(ROOT / "scripts" / "deploy_local.py")]
+    here = tmp_path / "deployment"
+    done = _run([*script, *CONFIG, "--folder", str(here)], tmp_path, store)
+    assert done.returncode == 0, done.stdout
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert summary(folder)["model_sha256"] == local
+    parts = [pd.read_parquet(here / f"client-{k}" / "table.parquet") for k in range(3)]
+    assert not pd.concat(part["patient"].drop_duplicates() for part in parts).duplicated().any()
+    for client, part in enumerate(parts):
+        assert len(part) == len(pixels_of(here / f"client-{client}"))
+    assert len(list(here.glob("client-*/states/*.safetensors"))) >= 2  # where they belong
+
+
+def test_unregistered_node_is_refused(tmp_path: Path) -> None:
+    with Loopback(tmp_path / "deployment", tmp_path) as federation:
+        stranger = federation.start_node(0, tmp_path)
+        stranger.wait(timeout=60)
+    log = (tmp_path / "deployment" / "hospital-0.log").read_text()
+    assert stranger.returncode != 0
+    assert "not registered" in log.lower() or "unauthenticated" in log.lower(), log
+
+
+@pytest.fixture
+def simulating(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A SuperLink of the test's own for simulations, and the environment to call it by."""
+    home, port = tmp_path / "flwr", free_port()
+    home.mkdir()
+    address = f'[superlink.mine]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    (home / "config.toml").write_text(address)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    environment = os.environ | quiet | {"FLWR_HOME": str(home), "PATH": path}
+    options = ["--simulation", "--insecure", "--disable-runtime-dependency-installation"]
+    with (tmp_path / "superlink.log").open("w") as log:
+        superlink = subprocess.Popen(
+            ["flower-superlink", *options, "--host", "127.0.0.1", "--port", str(port)],
+            env=environment,
+            cwd=tmp_path,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _wait_for(lambda: _listens(port), 60)
+    yield environment
+    os.killpg(superlink.pid, signal.SIGTERM)
+    superlink.wait(timeout=30)
+    _gone(superlink.pid)
+
+
+def test_flwr_run(local: str, simulating: dict[str, str], store: Path, tmp_path: Path) -> None:
+    """Flower starts the app by itself, with fewer nodes than clients."""
+    app, folder = tmp_path / "app", tmp_path / "run"
+    app.mkdir()
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        (app / name).write_bytes((ROOT / name).read_bytes())
+    overrides = " ".join([*CONFIG, f"store={store}", f"hydra.run.dir={folder}"])
+    told = ["--run-config", f"overrides={json.dumps(overrides)}"]
+    subprocess.run(["flwr", "run", app, "mine", *told], cwd=tmp_path, env=simulating, check=True)
+    _wait_for(lambda: (folder / "summary.json").exists(), LIMIT)
+    _wait_for(lambda: summary(folder)["status"] != "running", LIMIT)
+    assert summary(folder)["model_sha256"] == local
+
+
+def _run(command: list[str], folder: Path, store: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, and end it politely if it takes too long."""
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"FEDMED_STORE": str(store)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, output)
+
+
+def _gone(*groups: int) -> None:
+    """Wait until nothing is left of some process groups."""
+
+    def empty() -> bool:
+        listed = subprocess.run(["ps", "-eo", "pgid,stat"], capture_output=True, text=True)
+        rows = [line.split() for line in listed.stdout.splitlines()[1:]]
+        return not [group for group, stat in rows if int(group) in groups and stat[0] != "Z"]
+
+    _wait_for(empty, 30)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait_for(happens: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < until, f"did not happen within {seconds:g} s"
+        time.sleep(0.2)
