@@ -18,7 +18,14 @@ from fedmed.config import Config
 
 log = logging.getLogger(__name__)
 CURVES = 100  # clients up to which each one's ε is a curve of its own
-PATHS = {"root", "weights", "lists", "file", "table"}  # keys whose value is one even without a /
+PATHS = {
+    "root",
+    "weights",
+    "lists",
+    "file",
+    "table",
+    "address",
+}  # keys of paths and hosts, even without a /
 
 
 class Tracker:

@@ -15,11 +15,13 @@ import pandas as pd
 import pytest
 from conftest import ROOT, summary
 
+from fedmed import hospital
 from fedmed.config import compose
 from fedmed.console import Console
 from fedmed.experiment import run
 from fedmed.loopback import NAME, Loopback, free_port
-from fedmed.store import pixels_of
+from fedmed.store import pixels_of, prepare
+from fedmed.table import validate
 
 #: Three hospitals, of which two train in a round and keep their norm statistics.
 CONFIG = (
@@ -92,6 +94,26 @@ def test_deployment(local: str, store: Path, tmp_path: Path) -> None:
     for client, part in enumerate(parts):
         assert len(part) == len(pixels_of(here / f"client-{client}"))
     assert len(list(here.glob("client-*/states/*.safetensors"))) >= 2  # where they belong
+
+
+def test_a_hospital_makes_the_folder_that_dividing_makes(store: Path, tmp_path: Path) -> None:
+    """Of its own images alone, in its own house: the same pixels, labels and roles."""
+    config = compose([*CONFIG[:4], "partition=site", f"store={store}"])
+    dataset, rule = config.dataset.build(), config.partition.build()
+    table = validate(dataset.table(), dataset)
+    assigned = rule.assign(table, dataset.targets)
+    whole = prepare(dataset, table, config.store, 0, lambda done, total: None)
+    for client in (1, -1):
+        divided = assigned[assigned["client"] == client].reset_index(drop=True)
+        ours = table["patient"].isin(divided["patient"])
+        mine = table[ours].reset_index(drop=True)
+        whose = hospital.whose(mine, rule, None if client == -1 else client)
+        pd.testing.assert_frame_equal(whose, divided)
+        own = prepare(dataset, mine, tmp_path / "own", 0, lambda done, total: None)
+        made = hospital.export(own, whose, tmp_path / f"made-{client}")
+        cut = hospital.export(whole, divided, tmp_path / f"cut-{client}")
+        assert made.sha256 == cut.sha256
+        assert len(made.table) == ours.sum()
 
 
 def test_unregistered_node_is_refused(tmp_path: Path) -> None:
