@@ -1,5 +1,6 @@
 """One experiment, the same bits: local pool, Flower over Ray, flwr run, real SuperNodes."""
 
+import io
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import ROOT, summary
+from flwr.cli.build import build_fab_from_files
 
 from fedmed import hospital
 from fedmed.config import compose
@@ -168,6 +171,14 @@ def test_flwr_run(local: str, simulating: dict[str, str], store: Path, tmp_path:
     _wait_for(lambda: (folder / "summary.json").exists(), LIMIT)
     _wait_for(lambda: summary(folder)["status"] != "running", LIMIT)
     assert summary(folder)["model_sha256"] == local
+
+
+def test_no_code_travels() -> None:
+    """What flwr run hands out is a description; each machine runs the fedmed installed there."""
+    files = ["pyproject.toml", "LICENSE", "README.md", "fedmed/client/app.py", "conf/config.yaml"]
+    bundle, _ = build_fab_from_files({name: ROOT / name for name in files})
+    names = set(zipfile.ZipFile(io.BytesIO(bundle)).namelist())
+    assert names == {"pyproject.toml", "LICENSE", ".info/CONTENT"}
 
 
 def _run(command: list[str], folder: Path, store: Path) -> subprocess.CompletedProcess[str]:
