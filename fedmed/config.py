@@ -124,6 +124,7 @@ class Client(_Frozen):
     epochs: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)] | None
     channels_last: bool
+    precision: Literal["float32", "bfloat16"]
     augment: Augment
 
 
@@ -137,6 +138,7 @@ class Local(_Frozen):
     workers: Literal["auto"] | Annotated[int, Field(ge=0)]
     device: Device
     clients_per_gpu: Annotated[int, Field(ge=1)]
+    deterministic: bool
 
 
 class Ray(_Frozen):

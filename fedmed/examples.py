@@ -1,6 +1,6 @@
 """Rows of a store as a network sees them, and its scores on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,15 +21,30 @@ class Examples:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.float32]
     rows: NDArray[np.intp]
+    _moved: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, which: NDArray[np.intp] | slice, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return images, n×1×H×W in [-1, 1], and labels, n×T."""
-        rows = self.rows[which]
-        images = torch.from_numpy(self.pixels[rows]).to(device).unsqueeze(1)
-        return images.float().div_(127.5).sub_(1.0), torch.from_numpy(self.labels[rows]).to(device)
+        if device.type == "cpu":
+            rows = self.rows[which]
+            images, labels = (
+                torch.from_numpy(self.pixels[rows]),
+                torch.from_numpy(self.labels[rows]),
+            )
+        else:
+            at = which if isinstance(which, slice) else torch.from_numpy(which).to(device)
+            images, labels = (whole[at] for whole in self._resident(device))
+        return images.unsqueeze(1).float().div_(127.5).sub_(1.0), labels
+
+    def _resident(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the pixels and labels of all rows, moved to the device once and as they are."""
+        if device not in self._moved:
+            pixels = torch.from_numpy(self.pixels[self.rows]).to(device)
+            self._moved[device] = pixels, torch.from_numpy(self.labels[self.rows]).to(device)
+        return self._moved[device]
 
 
 @torch.no_grad()

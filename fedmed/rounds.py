@@ -4,6 +4,7 @@ Flower's own loop (``Strategy.start``) always begins at round 1. This one drives
 methods, so that a run goes on from its checkpoint as if it had never been cut off.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from fedmed.privacy import Ledger, PrivateStrategy
 from fedmed.privacy.spending import NOISE, Spending
 from fedmed.runner.engine import Engine
 from fedmed.seeding import seeded_globals
+
+log = logging.getLogger(__name__)
 
 POOLED = -1  # the client of a metric that is of no one client
 OnRound = Callable[[int, Sequence[Row]], None]
@@ -124,9 +127,11 @@ class Federation:
             config[NOISE] = self.spending.noise_multipliers()
         with seeded_globals(self.config.seed, "configure", round_):
             orders = list(self.strategy.configure_train(round_, arrays, config, self.engine))
+        orders = self._paid(round_, orders)
+        log.info("round %d begins with %d clients", round_, len(orders))
         rows: list[Row] = []
         gate = self._gate(round_)
-        replies = self._exchange(gate, "train", self._paid(round_, orders), rows)
+        replies = self._exchange(gate, "train", orders, rows)
         aggregated = self._aggregate(round_, replies)
         rows.append((round_, "train", POOLED, "cohort", float(gate.answered)))
         return rows + gate.rows(), arrays if aggregated is None else aggregated

@@ -129,3 +129,12 @@ def _group(group: int) -> set[int]:
     listed = subprocess.run(["ps", "-eo", "pid,pgid,stat"], capture_output=True, text=True)
     rows = [line.split() for line in listed.stdout.splitlines()[1:]]
     return {int(pid) for pid, pgid, stat in rows if int(pgid) == group and stat[0] != "Z"}
+
+
+def test_bfloat16_is_a_run_of_its_own_and_repeats(
+    launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    config = (*TINY, "rounds=1", "client.precision=bfloat16")
+    half = [launch(*config, folder=tmp_path / name)["model_sha256"] for name in ("a", "b")]
+    assert half[0] == half[1]
+    assert half[0] != launch(*TINY, "rounds=1", folder=tmp_path / "c")["model_sha256"]

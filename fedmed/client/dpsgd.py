@@ -37,7 +37,7 @@ Rows = NDArray[np.intp]
 
 def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Return each image's binary cross-entropy summed over its known labels, over T: n×T → n."""
-    known = ~labels.isnan()
+    known, logits = ~labels.isnan(), logits.float()
     each = F.binary_cross_entropy_with_logits(
         logits, labels.nan_to_num(), weight=known.to(logits.dtype), reduction="none"
     )
@@ -223,7 +223,8 @@ def train(
             clipped.total.zero_()
             draw = sampler.draw()
             for part in draw.chunks(privacy.physical_batch):
-                losses.append(_add(clipped, examples, draw, part, privacy, how, rng))
+                with torch.autocast(device.type, torch.bfloat16, how.precision == "bfloat16"):
+                    losses.append(_add(clipped, examples, draw, part, privacy, how, rng))
             if noise_multiplier:
                 deviation = noise_multiplier * privacy.clip_norm
                 clipped.total.add_(draws.normal(len(clipped.total)), alpha=deviation)

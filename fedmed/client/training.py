@@ -52,13 +52,16 @@ def train(
     network.train()
     rule.start(network, state)
     losses = []
+    autocast = torch.autocast(device.type, torch.bfloat16, how.precision == "bfloat16")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator
         for which in batches(len(examples), how, seed):
             images, labels = examples.batch(which, device)
             images = augment(images, how.augment, rng)
             optimizer.zero_grad()
-            loss = masked_bce(network(images), labels)
+            with autocast:
+                logits = network(images)
+            loss = masked_bce(logits.float(), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             rule.gradient(network)
             optimizer.step()

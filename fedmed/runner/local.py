@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +57,9 @@ class LocalEngine(Engine):
         self._scratch = tempfile.TemporaryDirectory(prefix="fedmed-")
         self._contents = 0
         n = workers(runner)
-        self._pool: Pool = Workers(n, worker.start) if n else Inline()
+        self._pool: Pool = (
+            Workers(n, partial(worker.start, runner.deterministic)) if n else Inline()
+        )
         self._ahead = AHEAD * max(n, 1)
         flower.host()
         torch.set_num_threads(1)

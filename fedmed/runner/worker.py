@@ -1,5 +1,6 @@
 """What a worker process does: play a client for one message, or score a shard of the test split."""
 
+import os
 import signal
 import traceback
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Order:
     brief: ConfigRecord
 
 
-def start(index: int) -> None:
+def start(deterministic: bool, index: int) -> None:
     """Prepare a worker process: one thread, one GPU if there are any, gone with its parent.
 
     One thread, so that sums do not depend on the number of cores.
@@ -50,6 +51,9 @@ def start(index: int) -> None:
     torch.set_num_threads(1)
     if torch.cuda.is_available():
         torch.cuda.set_device(index % torch.cuda.device_count())
+        if deterministic:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+            torch.use_deterministic_algorithms(True)
 
 
 def play(order: Order) -> str | None:
