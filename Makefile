@@ -30,7 +30,7 @@ lint: install ## ruff and mypy
 	$(BIN)/mypy
 
 bench: install ## measure fedmed's cost over bare PyTorch loops
-	$(BIN)/python scripts/bench.py rounds
+	$(BIN)/python scripts/bench.py engines
 
 constraints: install ## write constraints.txt anew from .venv
 	{ head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new

@@ -1,11 +1,14 @@
 """Measure fedmed against the bare loops that it contains, side by side, in turn, several times.
 
-python scripts/bench.py rounds [--repeats 5] [--rounds 10] [override …]
+python scripts/bench.py engines [override …] [--repeats 5] [--rounds 10] [--no-ray] [--pfl PYTHON]
 python scripts/bench.py store [--repeats 5] [--images 400] [--workers 2]
 python scripts/bench.py privacy [--repeats 5] [--model densenet121] [--batch 32]
+python scripts/bench.py scale [--clients 10 100 1000 10000] [--rounds 6]
+python scripts/bench.py gpu [--repeats 5]
 
-Each prints a table and writes bench-NAME.json into --out. What is measured, and against what, is
-told in scripts/benchmarks/NAME.py. This file stays light: worker processes import it too.
+Each prints a table and writes bench-NAME.json into --out; most draw bench-NAME.png too.
+What is measured, and against what, is told in scripts/benchmarks/NAME.py. This file
+stays light: worker processes import it too.
 """
 
 import argparse
@@ -20,7 +23,7 @@ from pathlib import Path
 # Not this folder: for other packages, datasets is Hugging Face's.
 sys.path[0] = str(Path(__file__).parent / "benchmarks")
 os.environ.setdefault("TQDM_DISABLE", "1")  # flwr-datasets' bars
-NAMES = ("rounds", "store", "privacy")
+NAMES = ("engines", "store", "privacy", "scale", "gpu")
 
 
 def main() -> None:
@@ -43,6 +46,10 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     target = arguments.out / f"bench-{name}.json"
     target.write_text(json.dumps({"machine": machine, **record}, indent=2) + "\n")
+    if hasattr(benchmark, "draw"):
+        figure = benchmark.draw(record)
+        figure.suptitle(f"{name}: {machine}", fontsize=9)
+        figure.savefig(target.with_suffix(".png"), dpi=150)
 
 
 if __name__ == "__main__":
