@@ -1,10 +1,12 @@
 """Same config, same bits: over worker counts, repeats and crashes."""
 
 import os
+import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import pandas as pd
 import pytest
 from conftest import TINY, metrics, summary
 
+from fedmed.checkpoint import Checkpoint
 from fedmed.config import CONF, compose
+from fedmed.rundir import RunDirectory
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 PARTIAL = ("partition.clients=5", "strategy.fraction=0.7", "rounds=2")
@@ -64,10 +68,18 @@ def test_killed_at_any_moment_the_run_ends_the_same(
     whole = tmp_path / "whole"
     launch(*STATEFUL, folder=whole)
     cut = tmp_path / "cut"
-    moments = ["store", "round 0/5", "round 1/5", "resuming", "round 3/5", "round 4/5"]
-    for moment in moments:
+    moments = {
+        "store": "all",
+        "round 0/5": "worker",
+        "round 1/5": "server",
+        "resuming": "all",
+        "round 3/5": "worker",
+        "round 4/5": "all",
+    }
+    for moment, victim in moments.items():
         process = command(*STATEFUL, f"hydra.run.dir={cut}")
-        _kill_after(process, moment)
+        _wait_for(process, moment)
+        _kill(process, victim)
     process = command(*STATEFUL, f"hydra.run.dir={cut}")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -76,6 +88,29 @@ def test_killed_at_any_moment_the_run_ends_the_same(
     pd.testing.assert_frame_equal(metrics(cut), metrics(whole))
     for name in ("predictions.parquet", "partition.csv", "clients.csv"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.skipif("FEDMED_KILLS" not in os.environ, reason="slow: FEDMED_KILLS=20 runs it")
+def test_killed_at_random_moments_the_run_ends_the_same(
+    command: Callable[..., subprocess.Popen[str]],
+    launch: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    config = (*STATEFUL, "rounds=40")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    launch(*config, folder=whole)
+    moments = random.Random()
+    for _ in range(int(os.environ["FEDMED_KILLS"])):
+        process = command(*config, f"hydra.run.dir={cut}")
+        _wait_for(process, moments.choice(["", "resuming", "round "]))
+        time.sleep(moments.uniform(0, 3))
+        _kill(process, moments.choice(["server", "worker", "all"]))
+        progress = Checkpoint.load(RunDirectory(cut).checkpoint)
+        print("killed; the checkpoint stands at", progress.round if progress else None)
+    output, _ = command(*config, f"hydra.run.dir={cut}").communicate(timeout=600)
+    assert "finished" in output, output
+    assert summary(cut)["model_sha256"] == summary(whole)["model_sha256"]
+    pd.testing.assert_frame_equal(metrics(cut), metrics(whole))
 
 
 def test_finished_run_is_recognised_and_forced(
@@ -110,17 +145,30 @@ def test_workers_go_with_their_parent(command: Callable[..., subprocess.Popen[st
     assert not _group(process.pid)
 
 
-def _kill_after(process: subprocess.Popen[str], moment: str) -> None:
-    """Kill the whole process group once the output tells of ``moment``, or soon after the start."""
+def _wait_for(process: subprocess.Popen[str], moment: str) -> None:
+    """Wait until the output tells of ``moment``, or soon after the start."""
     assert process.stdout is not None
     if moment == "store":
         time.sleep(4)
-    else:
-        for line in process.stdout:
-            if moment in line:
-                break
-        time.sleep(0.15)  # into the round that follows
-    os.killpg(process.pid, signal.SIGKILL)
+        return
+    for line in process.stdout:
+        if moment in line:
+            break
+    time.sleep(0.15)  # into the round that follows
+
+
+def _kill(process: subprocess.Popen[str], victim: str) -> None:
+    """Kill the server alone, one of its workers, or all; wait for the end of the run."""
+    if victim == "worker":
+        listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True).stdout
+        parent = {int(pid): int(of) for pid, of in map(str.split, listed.splitlines()[1:])}
+        workers = [p for p in _group(process.pid) if parent.get(parent.get(p, 0)) == process.pid]
+        for worker in workers[:1]:
+            os.kill(worker, signal.SIGKILL)
+        process.communicate(timeout=300)  # a worker without work is replaced: then it goes on
+        return
+    with suppress(ProcessLookupError):  # it may have come to its end
+        (os.kill if victim == "server" else os.killpg)(process.pid, signal.SIGKILL)
     process.wait()
 
 
