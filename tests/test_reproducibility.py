@@ -80,6 +80,7 @@ def test_killed_at_any_moment_the_run_ends_the_same(
         process = command(*STATEFUL, f"hydra.run.dir={cut}")
         _wait_for(process, moment)
         _kill(process, victim)
+        process.communicate(timeout=300)
     process = command(*STATEFUL, f"hydra.run.dir={cut}")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -96,17 +97,20 @@ def test_killed_at_random_moments_the_run_ends_the_same(
     launch: Callable[..., dict[str, Any]],
     tmp_path: Path,
 ) -> None:
-    config = (*STATEFUL, "rounds=40")
+    config = (*(o for o in STATEFUL if o != "model=resnet18"), "rounds=40")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     launch(*config, folder=whole)
     moments = random.Random()
+    process = command(*config, f"hydra.run.dir={cut}")
     for _ in range(int(os.environ["FEDMED_KILLS"])):
-        process = command(*config, f"hydra.run.dir={cut}")
-        _wait_for(process, moments.choice(["", "resuming", "round "]))
+        _wait_for(process, moments.choice(["", "round "]))
         time.sleep(moments.uniform(0, 3))
-        _kill(process, moments.choice(["server", "worker", "all"]))
+        _kill(process, victim := moments.choice(["server", "worker", "all"]))
         progress = Checkpoint.load(RunDirectory(cut).checkpoint)
-        print("killed; the checkpoint stands at", progress.round if progress else None)
+        print("killed", victim, "after round", progress.round if progress else None)
+        if process.poll() is not None:  # a worker that had no work yet is replaced
+            process = command(*config, f"hydra.run.dir={cut}")
+    process.communicate(timeout=600)
     output, _ = command(*config, f"hydra.run.dir={cut}").communicate(timeout=600)
     assert "finished" in output, output
     assert summary(cut)["model_sha256"] == summary(whole)["model_sha256"]
@@ -165,7 +169,8 @@ def _kill(process: subprocess.Popen[str], victim: str) -> None:
         workers = [p for p in _group(process.pid) if parent.get(parent.get(p, 0)) == process.pid]
         for worker in workers[:1]:
             os.kill(worker, signal.SIGKILL)
-        process.communicate(timeout=300)  # a worker without work is replaced: then it goes on
+        with suppress(subprocess.TimeoutExpired):  # a worker without work is replaced
+            process.wait(timeout=5)
         return
     with suppress(ProcessLookupError):  # it may have come to its end
         (os.kill if victim == "server" else os.killpg)(process.pid, signal.SIGKILL)

@@ -137,7 +137,7 @@ def measure(arguments: argparse.Namespace) -> tuple[Table, dict[str, Any]]:
     curve, large = {}, {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        federation([*TINY, "rounds=2", "partition.clients=10"], scratch / "store")  # draws images
+        federation([*TINY, "rounds=4", "partition.clients=10"], scratch / "store")  # draws images
         for n in arguments.clients:
             sized = [f"partition.clients={n}", f"strategy.fraction={min(1.0, COHORT / n)}"]
             sized += [f"rounds={arguments.rounds}", *TINY]
