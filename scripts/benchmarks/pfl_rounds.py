@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
-from pfl.callback import TrainingProcessCallback
+from pfl.callback.base import TrainingProcessCallback
 from pfl.data.dataset import Dataset
 from pfl.data.federated_dataset import FederatedDataset
 from pfl.data.sampling import MinimizeReuseUserSampler
@@ -73,7 +73,7 @@ def main():
     users = {k: user(data, k, how) for k in images}
     model = PyTorchModel(
         network,
-        lambda parameters: torch.optim.Adam(parameters, how["lr"], fused=True),
+        lambda parameters, lr: torch.optim.Adam(parameters, lr, fused=True),
         torch.optim.SGD(network.parameters(), lr=1.0),
     )
     training = FederatedDataset(users.__getitem__, MinimizeReuseUserSampler(list(users)))
