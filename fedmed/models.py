@@ -70,15 +70,16 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", norm.running_var)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the images, N×C×H×W, normalised channel by channel."""
-        return F.batch_norm(
-            images,
-            cast(Tensor, self.running_mean),
-            cast(Tensor, self.running_var),
-            self.weight,
-            self.bias,
-            eps=self.eps,
-        )
+        """Return the images, N×C×H×W, normalised channel by channel, weighted and shifted."""
+        return self._norm(images, self.weight, self.bias)
+
+    def normal(self, images: Tensor) -> Tensor:
+        """Return the images as they are before weight and bias."""
+        return self._norm(images, None, None)
+
+    def _norm(self, images: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        mean, variance = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+        return F.batch_norm(images, mean, variance, weight, bias, eps=self.eps)
 
 
 def _group_norm(norm: nn.BatchNorm2d) -> nn.GroupNorm:

@@ -17,13 +17,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from flwr.app import RecordDict
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
 
 from fedmed.client.augment import augment
+from fedmed.client.clipping import ClippedSum
+from fedmed.client.layers import Rows
 from fedmed.client.rule import LocalRule
 from fedmed.client.training import optimizer_of
 from fedmed.config import DPSGD, Client
@@ -31,99 +30,6 @@ from fedmed.examples import Examples
 from fedmed.privacy.noise import Source, source
 from fedmed.privacy.spending import schedule
 from fedmed.seeding import seed_of
-
-Rows = NDArray[np.intp]
-
-
-def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each image's binary cross-entropy summed over its known labels, over T: n×T → n."""
-    known, logits = ~labels.isnan(), logits.float()
-    each = F.binary_cross_entropy_with_logits(
-        logits, labels.nan_to_num(), weight=known.to(logits.dtype), reduction="none"
-    )
-    losses: Tensor = each.mean(dim=1)
-    return losses
-
-
-class ClippedSum:
-    """A running sum of clipped gradients.
-
-    Attributes:
-        total: the sum, flat, over all parameters in their order.
-
-    Args:
-        network: whose gradients; its parameters' ``grad`` become views of the sum.
-        clip_norm: C.
-    """
-
-    def __init__(self, network: nn.Module, clip_norm: float) -> None:
-        self._network = network
-        self._clip_norm = clip_norm
-        self._parameters = dict(network.named_parameters())
-        sizes = [p.numel() for p in self._parameters.values()]
-        self.total = next(network.parameters()).new_zeros(sum(sizes))
-        self._parts = dict(zip(self._parameters, torch.split(self.total, sizes), strict=True))
-        for name, p in self._parameters.items():
-            p.grad = self._parts[name].view(p.shape)
-        self._per_image = vmap(
-            grad_and_value(self._loss), in_dims=(None, 0, 0), randomness="different"
-        )
-
-    def add_units(self, images: Tensor, labels: Tensor, unit: NDArray[np.intp]) -> Tensor:
-        """Add the clipped gradients of whole units, and return each image's loss.
-
-        Args:
-            images: n×1×H×W.
-            labels: n×T.
-            unit: of each image, in any coding that keeps a unit's images together.
-        """
-        weights = {name: p.detach() for name, p in self._parameters.items()}
-        losses: Tensor
-        gradients, losses = self._per_image(weights, images, labels)
-        starts = np.flatnonzero(np.diff(unit, prepend=unit[0] - 1))
-        self._add(_by_unit(gradients, starts, len(unit)), len(starts))
-        return losses
-
-    def add_large_unit(self, pieces: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
-        """Add the clipped gradient of one unit that comes in pieces, and return the losses."""
-        weights = {k: p.detach().requires_grad_() for k, p in self._parameters.items()}
-        rows = {name: self.total.new_zeros(1, p.numel()) for name, p in weights.items()}
-        losses = []
-        for images, labels in pieces:
-            each = image_losses(functional_call(self._network, weights, (images,)), labels)
-            found = torch.autograd.grad(each.sum(), list(weights.values()), materialize_grads=True)
-            for row, gradient in zip(rows.values(), found, strict=True):
-                row += gradient.reshape(1, -1)
-            losses.append(each.detach())
-        self._add(rows, 1)
-        return torch.cat(losses)
-
-    def _loss(self, weights: dict[str, Tensor], image: Tensor, labels: Tensor) -> Tensor:
-        logits: Tensor = functional_call(self._network, weights, (image.unsqueeze(0),))
-        return image_losses(logits, labels.unsqueeze(0)).squeeze(0)
-
-    def _add(self, rows: dict[str, Tensor], units: int) -> None:
-        """Clip and add the first ``units`` rows of each parameter's units×p gradients."""
-        norms = torch.stack([torch.linalg.vector_norm(row[:units], dim=1) for row in rows.values()])
-        norm = torch.linalg.vector_norm(norms, dim=0)
-        if not norm.isfinite().all():  # what cannot be clipped counts as nothing
-            for row in rows.values():
-                row[:units][~norm.isfinite()] = 0.0
-        scale = (self._clip_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num()
-        for name, row in rows.items():
-            self._parts[name].addmv_(row[:units].T, scale)
-
-
-def _by_unit(gradients: dict[str, Tensor], starts: Rows, n: int) -> dict[str, Tensor]:
-    """Sum per-image gradients, n×…, within units that begin at ``starts``; return rows units×p."""
-    rows = {name: g.reshape(n, -1) for name, g in gradients.items()}
-    if len(starts) == n:
-        return rows
-    bounds = torch.from_numpy(np.repeat(np.arange(len(starts)), np.diff(starts, append=n)))
-    return {
-        name: row.new_zeros(len(starts), row.shape[1]).index_add_(0, bounds.to(row.device), row)
-        for name, row in rows.items()
-    }
 
 
 @dataclass(frozen=True)

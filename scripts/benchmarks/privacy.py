@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fedmed import config as cfg
 from fedmed import models
-from fedmed.client.dpsgd import ClippedSum, image_losses
+from fedmed.client.clipping import ClippedSum, image_losses
 from fedmed.client.training import masked_bce, optimizer_of
 from fedmed.privacy.noise import Seeded
 
@@ -197,5 +197,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what can be chosen."""
     parser.add_argument("--model", default="densenet121")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--physical", type=int, default=16)
-    parser.add_argument("--memory", type=int, nargs="*", default=[32, 128])
+    parser.add_argument("--physical", type=int, default=32)
+    parser.add_argument("--memory", type=int, nargs="*", default=[64, 256])

@@ -1,0 +1,132 @@
+"""The sum of clipped gradients, a unit's images together: exact, and cheap where layers allow it.
+
+Where every parameter belongs to a layer of a known kind, norms and weighted sums follow from one
+backward pass over the batch (:mod:`fedmed.client.layers`). Else, as for a ViT's position
+embedding, ``torch.func`` gives each image's gradient, which takes longer and more memory.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from fedmed.client.layers import Call, Rows, Units, Unrecordable, parts, recordable, recorded
+
+
+def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's binary cross-entropy summed over its known labels, over T: n×T → n."""
+    known, logits = ~labels.isnan(), logits.to(labels.dtype)
+    each = F.binary_cross_entropy_with_logits(
+        logits, labels.nan_to_num(), weight=known.to(logits.dtype), reduction="none"
+    )
+    losses: Tensor = each.mean(dim=1)
+    return losses
+
+
+class ClippedSum:
+    """A running sum of clipped gradients.
+
+    Attributes:
+        total: the sum, flat, over all parameters in their order.
+
+    Args:
+        network: whose gradients; its parameters' ``grad`` become views of the sum.
+        clip_norm: C.
+    """
+
+    def __init__(self, network: nn.Module, clip_norm: float) -> None:
+        self._network = network
+        self._clip_norm = clip_norm
+        self._parameters = dict(network.named_parameters())
+        sizes = [p.numel() for p in self._parameters.values()]
+        self.total = next(network.parameters()).new_zeros(sum(sizes))
+        split = torch.split(self.total, sizes)
+        self._sums = {
+            name: flat.view(p.shape)
+            for (name, p), flat in zip(self._parameters.items(), split, strict=True)
+        }
+        for name, p in self._parameters.items():
+            p.grad = self._sums[name]
+        self._by_layers = recordable(network)
+        self._per_image = vmap(
+            grad_and_value(self._loss), in_dims=(None, 0, 0), randomness="different"
+        )
+
+    def add_units(self, images: Tensor, labels: Tensor, unit: Rows) -> Tensor:
+        """Add the clipped gradients of whole units, and return each image's loss.
+
+        Args:
+            images: n×1×H×W.
+            labels: n×T.
+            unit: of each image, in any coding that keeps a unit's images in a row.
+        """
+        if self._by_layers:
+            try:
+                return self._add_by_layers(images, labels, unit)
+            except Unrecordable:
+                self._by_layers = False
+        return self._add_by_images(images, labels, unit)
+
+    def add_large_unit(self, pieces: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """Add the clipped gradient of one unit that comes in pieces, and return the losses."""
+        weights = {k: p.detach().requires_grad_() for k, p in self._parameters.items()}
+        rows = {name: self.total.new_zeros(1, p.numel()) for name, p in weights.items()}
+        losses = []
+        for images, labels in pieces:
+            each = image_losses(functional_call(self._network, weights, (images,)), labels)
+            found = torch.autograd.grad(each.sum(), list(weights.values()), materialize_grads=True)
+            for row, gradient in zip(rows.values(), found, strict=True):
+                row += gradient.reshape(1, -1)
+            losses.append(each.detach())
+        self._add_rows(rows)
+        return torch.cat(losses)
+
+    def _add_by_layers(self, images: Tensor, labels: Tensor, unit: Rows) -> Tensor:
+        units = Units(unit, images.device)
+        with recorded(self._network) as calls:
+            losses = image_losses(self._network(images), labels)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(images.device.type, enabled=False):  # norms are exact in any case
+            self._add_recorded(calls, units, images, labels, unit)
+        return losses.detach()
+
+    def _add_recorded(
+        self, calls: dict[str, Call], units: Units, images: Tensor, labels: Tensor, unit: Rows
+    ) -> None:
+        added = parts(self._network, calls, units)
+        squared = torch.stack([part.squared_norms(units) for part in added.values()])
+        scale = self._scale(squared.sum(dim=0).sqrt())
+        if not scale.all():  # what is infinite times 0 is not 0: such units must not be there
+            whole = scale.bool()[units.of_image]
+            if whole.any():
+                self._add_by_layers(images[whole], labels[whole], unit[whole.cpu().numpy()])
+            return
+        for name, part in added.items():
+            part.add_to(self._sums[name], scale, units)
+
+    def _add_by_images(self, images: Tensor, labels: Tensor, unit: Rows) -> Tensor:
+        units = Units(unit, images.device)
+        weights = {name: p.detach() for name, p in self._parameters.items()}
+        losses: Tensor
+        gradients, losses = self._per_image(weights, images, labels)
+        self._add_rows({name: units.sum(g.flatten(1)) for name, g in gradients.items()})
+        return losses
+
+    def _loss(self, weights: dict[str, Tensor], image: Tensor, labels: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self._network, weights, (image.unsqueeze(0),))
+        return image_losses(logits, labels.unsqueeze(0)).squeeze(0)
+
+    def _add_rows(self, rows: dict[str, Tensor]) -> None:
+        """Clip and add the rows of each parameter's units×p gradients."""
+        norms = torch.stack([torch.linalg.vector_norm(row, dim=1) for row in rows.values()])
+        scale = self._scale(torch.linalg.vector_norm(norms, dim=0))
+        for name, row in rows.items():
+            row[scale == 0] = 0.0
+            self._sums[name].view(-1).addmv_(row.T, scale)
+
+    def _scale(self, norms: Tensor) -> Tensor:
+        """Return what takes each unit's norm to C at most; what cannot be clipped is worth 0."""
+        scale = (self._clip_norm / (norms + 1e-6)).clamp(max=1.0)
+        return scale.where(norms.isfinite(), 0.0).to(self.total.dtype)

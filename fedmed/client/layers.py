@@ -1,0 +1,375 @@
+"""What each layer adds to the gradients of units, without one gradient an image in memory.
+
+One backward pass gives each layer the gradient of its output, from which all else follows. A unit's
+images are more positions of one sum: its gradient of a weight is Σₜ gₜ aₜᵀ over all positions t of
+all of its images, with the layer's input a and the gradient g of its output. Its squared norm is
+Σₛₜ (aₛ·aₜ)(gₛ·gₜ), which needs no gradient at all where positions are few (ghost norms: Goodfellow
+2015; Li et al. 2022, Section 4); where the weight is small, the gradients of units are written out
+(mixed, as in Bu et al. 2022). Both are then weighted and summed without a second pass through the
+network (Bu et al. 2023, book-keeping).
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+from fedmed.models import FrozenBatchNorm
+
+Rows = NDArray[np.intp]
+
+#: Multiplications that take as long as to write, read and read again one number of a gradient.
+WRITING = 16.0
+
+
+class Unrecordable(Exception):
+    """A network whose gradients do not follow from its layers' inputs and outputs alone."""
+
+
+class Units:
+    """Which images belong together.
+
+    Attributes:
+        number: of units.
+        of_image: the unit of each image, counted from 0.
+
+    Args:
+        unit: whose each of the n images is, a unit's in a row.
+        device: of the images.
+    """
+
+    def __init__(self, unit: Rows, device: torch.device) -> None:
+        starts = np.flatnonzero(np.diff(unit, prepend=unit[0] - 1))
+        sizes = np.diff(starts, append=len(unit))
+        self.number = len(starts)
+        self.of_image = torch.from_numpy(np.repeat(np.arange(len(starts)), sizes)).to(device)
+        self._like = {
+            int(size): torch.from_numpy(np.flatnonzero(sizes == size)).to(device)
+            for size in np.unique(sizes)
+        }
+        self._starts = torch.from_numpy(starts).to(device)
+        self._bounds = [*starts.tolist(), len(unit)]
+
+    def sum(self, each: Tensor) -> Tensor:
+        """Sum n×d over the images of each unit."""
+        if self.number == len(each):
+            return each
+        total: Tensor = each.new_zeros(self.number, each.shape[1])
+        total.index_add_(0, self.of_image, each)
+        return total
+
+    def alike(self) -> Iterator[tuple[Tensor, Tensor | slice]]:
+        """Yield units that have equally many images, u of them with m, and their u·m images."""
+        if len(self._like) == 1:  # a view of all costs less than a copy
+            yield torch.arange(self.number, device=self.of_image.device), slice(None)
+            return
+        for size, which in self._like.items():
+            index = self._starts[which, None] + torch.arange(size, device=which.device)
+            yield which, index.flatten()
+
+    def each(self) -> Iterator[slice]:
+        """Yield the images of each unit."""
+        yield from itertools.starmap(slice, itertools.pairwise(self._bounds))
+
+
+class Part(Protocol):
+    """What units add to the gradient of one parameter."""
+
+    def squared_norms(self, units: Units) -> Tensor:
+        """Return the squared L2 norm of each unit's gradient, float64."""
+
+    def add_to(self, total: Tensor, scale: Tensor, units: Units) -> None:
+        """Add the units' gradients, each times its ``scale``, to ``total``, of the shape of p."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The gradients of units, written out: ``rows``, units×p."""
+
+    rows: Tensor
+
+    def squared_norms(self, units: Units) -> Tensor:
+        """Return the squared L2 norm of each unit's gradient, float64."""
+        norms: Tensor = torch.linalg.vector_norm(self.rows, dim=1)
+        return norms.double().square()
+
+    def add_to(self, total: Tensor, scale: Tensor, units: Units) -> None:
+        """Add the units' gradients, each times its ``scale``."""
+        total.view(-1).addmv_(self.rows.T, scale)
+
+
+@dataclass(frozen=True)
+class Ghost:
+    """The gradients of units, never written out.
+
+    In double precision: products of opposite signs may nearly cancel, and a norm that comes out
+    too small would let a unit through unclipped.
+
+    Attributes:
+        products: of the inputs at any two positions, and of the gradients, of given images:
+            u·m images → u×mT×mT each.
+        add: adds the gradients of images, each times a number, to the sum.
+    """
+
+    products: Callable[[Tensor | slice, int], tuple[Tensor, Tensor]]
+    add: Callable[[Tensor, Tensor], object]
+
+    def squared_norms(self, units: Units) -> Tensor:
+        """Return the squared L2 norm of each unit's gradient, float64."""
+        norms = torch.zeros(units.number, dtype=torch.float64, device=units.of_image.device)
+        for which, images in units.alike():
+            a, g = self.products(images, len(which))
+            norms[which] = torch.linalg.vecdot(a.flatten(1), g.flatten(1)).clamp(min=0)
+        return norms
+
+    def add_to(self, total: Tensor, scale: Tensor, units: Units) -> None:
+        """Add the units' gradients, each times its ``scale``."""
+        self.add(total, scale[units.of_image])
+
+
+@dataclass(frozen=True)
+class Call:
+    """A layer's input, the gradient of its output, n×… both, and what its forward pass saved."""
+
+    a: Tensor
+    g: Tensor
+    saved: tuple[Tensor, ...]
+
+
+def recordable(network: nn.Module) -> bool:
+    """Return whether every parameter is that of one layer whose gradient is known here."""
+    known = [p for layer in network.modules() if _known(layer) for p in layer.parameters(False)]
+    return len(known) == len({*known}) and {*known} == {*network.parameters()}
+
+
+@contextmanager
+def recorded(network: nn.Module) -> Iterator[dict[str, Call]]:
+    """Record what passes through each layer within the block, forward and backward.
+
+    No gradient of a parameter is computed there.
+
+    Raises:
+        Unrecordable: if a layer is used twice, or its input is changed after it was used.
+    """
+    calls: dict[str, Call] = {}
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    with ExitStack() as stack:
+        for name, layer in network.named_modules():
+            if _known(layer) and list(layer.parameters(recurse=False)):
+                handle = layer.register_forward_hook(partial(_record, calls, name))
+                stack.callback(handle.remove)
+        for p in parameters:
+            stack.callback(p.requires_grad_, True)
+            p.requires_grad_(False)
+        yield calls
+
+
+def parts(network: nn.Module, calls: Mapping[str, Call], units: Units) -> dict[str, Part]:
+    """Return what the units add to the gradient of each parameter that was used, by its name."""
+    found: dict[str, Part] = {}
+    for name, call in calls.items():
+        layer = network.get_submodule(name)
+        of_layer = next(f for kind, f in _PARTS.items() if isinstance(layer, kind))
+        for own, part in of_layer(layer, call, units).items():
+            found[f"{name}.{own}" if name else own] = part
+    return found
+
+
+def _record(
+    calls: dict[str, Call], name: str, layer: nn.Module, inputs: tuple[Tensor], output: Tensor
+) -> Tensor:
+    a = inputs[0].detach()
+    version, precision = a._version, next(layer.parameters()).dtype
+    saved = _statistics(output) if isinstance(layer, nn.GroupNorm) else ()
+    if not output.requires_grad:  # of the first layer, whose weights need no gradient here
+        output = output.requires_grad_().clone()
+
+    def note(g: Tensor) -> None:
+        if name in calls or a._version != version:
+            raise Unrecordable(name)
+        calls[name] = Call(a.to(precision), g.to(precision), saved)
+
+    output.register_hook(note)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _statistics(output: Tensor) -> tuple[Tensor, ...]:
+    """Return mean and inverse deviation of each image's groups, which autograd keeps."""
+    graph: Any = output.grad_fn
+    return graph._saved_result1.detach(), graph._saved_result2.detach()
+
+
+def _known(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+    return isinstance(layer, tuple(_PARTS))
+
+
+def _linear(layer: nn.Linear, call: Call, units: Units) -> dict[str, Part]:
+    a, g = (t.reshape(len(t), -1, t.shape[-1]) for t in (call.a, call.g))  # n×T×d, n×T×p
+    weight = _matrix(a, g, units)
+    return {"weight": weight} | _bias(layer, g, units)
+
+
+def _matrix(a: Tensor, g: Tensor, units: Units) -> Part:
+    """Return the part of a weight that is multiplied with a at each position, n×T×d → n×T×p."""
+
+    def products(images: Tensor | slice, units: int) -> tuple[Tensor, Tensor]:
+        return _gram(a[images], units), _gram(g[images], units)
+
+    def add(total: Tensor, scale: Tensor) -> None:
+        scaled = (g * scale.view(-1, 1, 1)).flatten(0, 1)
+        total.view(g.shape[2], -1).addmm_(scaled.T, a.flatten(0, 1))
+
+    if _ghost_is_cheaper(a.shape[2], g.shape[2], a.shape[1], units):
+        return Ghost(products, add)
+    rows = a.new_empty(units.number, a.shape[2] * g.shape[2])
+    for which, images in units.alike():
+        b, h = (t[images].reshape(len(which), -1, t.shape[2]) for t in (a, g))
+        rows[which] = (h.mT @ b).flatten(1)
+    return Written(rows)
+
+
+def _conv(layer: nn.Conv2d, call: Call, units: Units) -> dict[str, Part]:
+    a, g = (t.permute(0, 2, 3, 1) for t in (call.a, call.g))
+    pointwise = layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0)
+    if pointwise and layer.groups == 1:
+        weight = _matrix(a.flatten(1, 2), g.flatten(1, 2), units)
+    elif layer.groups == layer.in_channels == layer.out_channels:
+        weight = _depthwise(layer, a, g, units)
+    else:
+        weight = _kernel(layer, call, units)
+    return {"weight": weight} | _bias(layer, g.flatten(1, 2), units)
+
+
+def _kernel(layer: nn.Conv2d, call: Call, units: Units) -> Part:
+    """Return the part of a kernel of several pixels, or of one that skips some."""
+    out, seen = len(layer.weight), layer.weight[0].numel()
+    side = call.g.shape[2:]
+    how = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    gradient = partial(_gradient_of_kernel, layer.weight.shape, how)
+
+    def products(images: Tensor | slice, units: int) -> tuple[Tensor, Tensor]:
+        a, g = (t[images].permute(0, 2, 3, 1) for t in (call.a, call.g))
+        return _gram_of_windows(layer, a, units, side), _gram(g.flatten(1, 2), units)
+
+    def add(total: Tensor, scale: Tensor) -> None:
+        total.add_(gradient(call.a, call.g * scale.view(-1, 1, 1, 1)))
+
+    if layer.groups == 1 and _ghost_is_cheaper(seen, out, side.numel(), units):
+        return Ghost(products, add)
+    rows = call.a.new_empty(units.number, *layer.weight.shape)
+    for u, images in enumerate(units.each()):
+        rows[u] = gradient(call.a[images], call.g[images])
+    return Written(rows.flatten(1))
+
+
+def _depthwise(layer: nn.Conv2d, a: Tensor, g: Tensor, units: Units) -> Part:
+    """Return the part of a kernel that sees one channel; a and g are n×H×W×C."""
+    (top, left), out = cast(tuple[int, int], layer.padding), g.shape[1:3]
+    a = F.pad(a, (0, 0, left, left, top, top))
+    each = torch.stack([(a[:, y, x] * g).sum((1, 2)) for y, x in _taps(layer, out)], dim=2)
+    return Written(units.sum(each.flatten(1)))
+
+
+def _taps(layer: nn.Conv2d, out: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """Yield what each pixel of a kernel meets of the padded input, row by row."""
+    for pixel in itertools.product(*map(range, layer.kernel_size)):
+        y, x = (
+            slice(i * apart, i * apart + step * (n - 1) + 1, step)
+            for i, apart, step, n in zip(pixel, layer.dilation, layer.stride, out, strict=True)
+        )
+        yield y, x
+
+
+def _gradient_of_kernel(shape: Sequence[int], how: tuple[Any, ...], a: Tensor, g: Tensor) -> Tensor:
+    """Return the gradient of a kernel, summed over images."""
+    found: Tensor = conv2d_weight(a, list(shape), g, *how)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _ghost_is_cheaper(into: int, out: int, positions: int, units: Units) -> bool:
+    """Choose between products of any two positions and the units' gradients themselves."""
+    together = positions * len(units.of_image) / units.number
+    return together**2 * (1 / into + 1 / out) < WRITING
+
+
+def _gram(rows: Tensor, units: int) -> Tensor:
+    """Return the products of any two positions of a unit: um×T×d → u×mT×mT, float64."""
+    joined = rows.reshape(units, -1, rows.shape[2]).double()
+    return joined @ joined.mT
+
+
+def _gram_of_windows(layer: nn.Conv2d, a: Tensor, units: int, out: Sequence[int]) -> Tensor:
+    """Return the products of what any two output positions see, from those of single pixels.
+
+    Args:
+        layer: whose kernel it is.
+        a: um×H×W×C.
+        units: u.
+        out: height and width of the output.
+    """
+    side = (len(a) // units, *a.shape[1:3])
+    top, left = cast(tuple[int, int], layer.padding)
+    pixels = _gram(a.flatten(1, 2), units).view(units, *side, *side)
+    pixels = F.pad(pixels, (left, left, top, top, 0, 0, left, left, top, top))
+    total = pixels.new_zeros(units, side[0], *out, side[0], *out)
+    for y, x in _taps(layer, out):
+        total += pixels[:, :, y, x, :, y, x]
+    return total.flatten(4).flatten(1, 3)
+
+
+def _group_norm(layer: nn.GroupNorm, call: Call, units: Units) -> dict[str, Part]:
+    """From the statistics of the forward pass: Σ g·(a−μ)/σ = (Σ g·a − μ·Σ g)/σ."""
+    mean, inverse = (t.view(len(call.a), -1, 1) for t in call.saved)  # n×groups×1
+    grouped = (len(call.a), layer.num_groups, -1)
+    ga, g = (t.sum((2, 3)).view(grouped) for t in (call.a * call.g, call.g))
+    return _scale_and_shift(layer, ((ga - mean * g) * inverse).flatten(1), g.flatten(1), units)
+
+
+def _layer_norm(layer: nn.LayerNorm, call: Call, units: Units) -> dict[str, Part]:
+    normal = F.layer_norm(call.a, layer.normalized_shape, eps=layer.eps)
+    n, size = len(call.a), math.prod(layer.normalized_shape)
+    ga, g = (t.reshape(n, -1, size).sum(dim=1) for t in (normal.mul_(call.g), call.g))
+    return _scale_and_shift(layer, ga, g, units)
+
+
+def _frozen_norm(layer: FrozenBatchNorm, call: Call, units: Units) -> dict[str, Part]:
+    normal = layer.normal(call.a)
+    return _scale_and_shift(layer, normal.mul_(call.g).sum((2, 3)), call.g.sum((2, 3)), units)
+
+
+def _scale_and_shift(
+    layer: nn.Module, weight: Tensor, bias: Tensor, units: Units
+) -> dict[str, Part]:
+    """Return the parts of a norm's weight and bias, n×C each, either of which it may lack."""
+    each = {"weight": weight, "bias": bias}
+    return {name: _vector(t, units) for name, t in each.items() if getattr(layer, name) is not None}
+
+
+def _bias(layer: nn.Linear | nn.Conv2d, g: Tensor, units: Units) -> dict[str, Part]:
+    """Return the part of a bias, if there is one; g is n×T×p."""
+    return {} if layer.bias is None else {"bias": _vector(g.sum(dim=1), units)}
+
+
+def _vector(each: Tensor, units: Units) -> Written:
+    return Written(units.sum(each))
+
+
+_PARTS: dict[type[nn.Module], Callable[..., dict[str, Part]]] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    FrozenBatchNorm: _frozen_norm,
+}
