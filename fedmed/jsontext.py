@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 
-def dumps(tree: Any) -> str:
+def dumps(tree: Any, indent: int | None = 2) -> str:
     """Return a tree as text: NaN as null, an infinity as ``"inf"``."""
-    return json.dumps(_plain(tree), indent=2, allow_nan=False) + "\n"
+    return json.dumps(_plain(tree), indent=indent, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,6 @@
 What leaves for wandb names no patient, image, file, host or user.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,17 +14,10 @@ import wandb
 
 from fedmed.checkpoint import Row
 from fedmed.config import Config
+from fedmed.scrub import scrub
 
 log = logging.getLogger(__name__)
 CURVES = 100  # clients up to which each one's ε is a curve of its own
-PATHS = {
-    "root",
-    "weights",
-    "lists",
-    "file",
-    "table",
-    "address",
-}  # keys of paths and hosts, even without a /
 
 
 class Tracker:
@@ -167,15 +159,5 @@ def public(config: Config) -> dict[str, Any]:
     """Return the configuration without the paths that name a user or a machine."""
     values = config.model_dump(mode="json", by_alias=True)
     values.pop("store")
-    scrubbed: dict[str, Any] = _scrub(values)
+    scrubbed: dict[str, Any] = scrub(values)
     return scrubbed
-
-
-def _scrub(node: Any, key: str = "") -> Any:
-    """Return a tree with a hash in place of each path."""
-    if isinstance(node, dict):
-        return {name: _scrub(value, name) for name, value in node.items()}
-    if isinstance(node, list):
-        return [_scrub(value, key) for value in node]
-    is_path = isinstance(node, str) and (key in PATHS or "/" in node or "\\" in node)
-    return hashlib.sha256(node.encode()).hexdigest()[:12] if is_path else node

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 import fedmed.config
@@ -104,6 +105,22 @@ def nih_standin(tmp_path: Path) -> Iterator[Path]:
     for name in table["Image Index"]:
         Image.fromarray(rng.integers(0, 256, (48, 48), dtype=np.uint8)).save(root / "images" / name)
     return root
+
+
+def swept(folder: Path, *overrides: str, into: Path | None = None) -> Path:
+    """Run an experiment in this process, and leave what Hydra leaves; return its folder."""
+    asked = (*overrides, f"store={folder / 'store'}")
+    config = fedmed.config.compose(asked)
+    if into is None:
+        into = folder / "runs" / config.sha256[:16]
+        hydra = into / ".hydra"
+        hydra.mkdir(parents=True)
+        OmegaConf.save(fedmed.config._compose(asked), hydra / "config.yaml")
+        choices = {"runtime": {"choices": fedmed.config.settings(asked).runtime.choices}}
+        OmegaConf.save({"hydra": choices}, hydra / "hydra.yaml")
+    with Console() as console:
+        run(config, asked, into, console)
+    return into
 
 
 def metrics(folder: Path) -> pd.DataFrame:

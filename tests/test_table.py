@@ -10,16 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, TINY, summary
-from omegaconf import OmegaConf
+from conftest import ROOT, TINY, summary, swept
 from sklearn.metrics import roc_auc_score
 
-from fedmed import config as cfg
 from fedmed.config import CONF
-from fedmed.console import Console
 from fedmed.errors import FedmedError
 from fedmed.evaluation.predictions import Predictions
-from fedmed.experiment import run
 from fedmed.report.render import latex, markdown, write
 from fedmed.report.runs import Run, find
 from fedmed.report.table import Settings, build
@@ -33,27 +29,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     folder = tmp_path_factory.mktemp("sweep")
     for strategy in ("fedavg", "fedprox"):
         for seed in (0, 1):
-            launch(folder, f"strategy={strategy}", f"seed={seed}")
+            swept(folder, *SWEEP, f"strategy={strategy}", f"seed={seed}")
     (last,) = [r for r in find([folder]) if (r.choices["strategy"], r.seed) == ("fedprox", 1)]
     (last.folder / "summary.json").unlink()
+    changed = ("strategy=fedprox", "seed=1", "dataset.patients=130")
     with pytest.raises(FedmedError, match="was made with another data"):
-        launch(folder, "strategy=fedprox", "seed=1", "dataset.patients=130", into=last.folder)
+        swept(folder, *SWEEP, *changed, into=last.folder)
     return find([folder])
-
-
-def launch(folder: Path, *overrides: str, into: Path | None = None) -> None:
-    """Run an experiment in this process, and leave what Hydra leaves."""
-    asked = (*SWEEP, *overrides, f"store={folder / 'store'}")
-    config = cfg.compose(asked)
-    if into is None:
-        into = folder / "runs" / config.sha256[:16]
-        hydra = into / ".hydra"
-        hydra.mkdir(parents=True)
-        OmegaConf.save(cfg._compose(asked), hydra / "config.yaml")
-        choices = {"runtime": {"choices": cfg.settings(asked).runtime.choices}}
-        OmegaConf.save({"hydra": choices}, hydra / "hydra.yaml")
-    with Console() as console:
-        run(config, asked, into, console)
 
 
 def settings(**more: object) -> Settings:

@@ -143,7 +143,7 @@ def build(runs: Sequence[Run], settings: Settings) -> Table:
         for column in _product(column_levels)
     ]
     for cell in cells:
-        _fill(cell, settings)
+        fill(cell, settings)
     if settings.baseline:
         _compare(cells, settings)
     return Table(settings, cells, _caption(cells, settings, seeds))
@@ -187,7 +187,8 @@ def _matching(runs: Sequence[Run], levels: Levels) -> list[Run]:
     return mine
 
 
-def _fill(cell: Cell, settings: Settings) -> None:
+def fill(cell: Cell, settings: Settings) -> None:
+    """Put the figures of its runs into a cell, and the interval of the first."""
     cell.rounds = [round_of(run, settings.select) for run in cell.finished]
     for key in settings.value:
         cell.values[key] = [
