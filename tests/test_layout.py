@@ -36,6 +36,8 @@ def test_wheel_runs_the_quickstart_elsewhere(tmp_path: Path, store: Path) -> Non
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "-t", site, wheel]
     subprocess.run(install, check=True)
+    shipped = {path.name for path in (site / "fedmed" / "report" / "templates").iterdir()}
+    assert shipped == {"report.html", "report.css", "report.js"}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     run = [sys.executable, "-m", "fedmed.run", "+experiment=quickstart", "rounds=1"]

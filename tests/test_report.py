@@ -23,7 +23,7 @@ from fedmed.report.runs import find
 from fedmed.sweep.grid import Grid
 
 SWEEP = (*TINY, "rounds=2", "dataset.patients=100", "name=tiny")
-PRIVATE = ("privacy=dpsgd", "privacy.epsilon=4", "client.steps=1")
+PRIVATE = ("privacy=dpsgd", "privacy.noise_multiplier=1", "client.steps=1")
 FLAGS = (
     "--headless",
     "--no-sandbox",
