@@ -60,6 +60,9 @@ def run_composed(config: DictConfig) -> None:
             )
     except FedmedError as error:
         _fail(error)
+    except KeyboardInterrupt:
+        print("fedmed: interrupted; the same command goes on after the last round", file=sys.stderr)
+        sys.exit(130)
 
 
 def _fail(error: FedmedError) -> None:

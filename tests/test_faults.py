@@ -208,6 +208,23 @@ def test_two_processes_do_not_share_a_run(
     assert "Traceback" not in output
 
 
+def test_ctrl_c_ends_in_one_line(
+    command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    config = (*TINY, "rounds=300", "runner.workers=2", f"hydra.run.dir={tmp_path / 'run'}")
+    process = command(*config)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "round 1/" in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "fedmed: interrupted; the same command goes on" in rest
+    assert "Traceback" not in rest
+    assert summary(tmp_path / "run")["status"] == "interrupted"
+
+
 def test_spent_epsilon_stays_spent(launch: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     """A release whose round was cut off before its checkpoint counts, and counts once."""
     config = (*TINY, "strategy=dp_fedavg", "rounds=2")
