@@ -139,10 +139,10 @@ def _norm(record: ArrayRecord, start: ArrayRecord | None) -> float:
     """Return the L2 norm of an update; not finite if it holds anything that is not."""
     squares = 0.0
     for name, array in record.items():
-        step = array.numpy().astype(np.float64).ravel()
+        step = array.numpy().astype(np.float64)
         if start is not None:
-            step -= start[name].numpy().ravel()
-        squares += float(np.dot(step, step))
+            step -= start[name].numpy()
+        squares += float(np.square(step, out=step).sum())  # a dot product would take every core
     return math.sqrt(squares)
 
 
