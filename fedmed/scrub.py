@@ -13,12 +13,13 @@ _NAMES = re.compile(
 
 
 def scrub(node: Any, key: str = "") -> Any:
-    """Return a tree with a hash in place of each path."""
+    """Return a tree, whose keys may be dotted, with a hash in place of each path."""
     if isinstance(node, dict):
         return {name: scrub(value, name) for name, value in node.items()}
     if isinstance(node, list):
         return [scrub(value, key) for value in node]
-    is_path = isinstance(node, str) and (key in PATHS or "/" in node or "\\" in node)
+    named = key.rpartition(".")[2] in PATHS
+    is_path = isinstance(node, str) and (named or "/" in node or "\\" in node)
     return hashlib.sha256(node.encode()).hexdigest()[:12] if is_path else node
 
 

@@ -3,7 +3,8 @@
 What a private run withholds from wandb it withholds here too: who has how many of what.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,27 +23,34 @@ OTHERS = ("model", "client", "faults")
 Facets = dict[str, str]
 
 
-def facets(run: Run, runs: Sequence[Run]) -> Facets:
-    """Return what tells a run from the others: of each facet its choice, and what varies of it.
+def facets(runs: Sequence[Run]) -> dict[str, Facets]:
+    """Return, by run id, what tells a run from the others of its experiment.
 
-    Args:
-        run: one of them.
-        runs: all of the page.
+    Of each facet that is the choice, and those of its settings in which runs with the same choice
+    differ.
     """
-    mine = scrub(run.identity())
-    varied = [key for key in mine if _varies(key, run, runs)]
+    settings = {run.run_id: scrub(run.identity()) for run in runs}
+    values: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for run in runs:
+        for key, value in settings[run.run_id].items():
+            values[_alike(run, key)].add(str(value))
+        for group in OTHERS:
+            values[_name(run), group].add(_choice(run, group))
+    return {run.run_id: _facets(run, settings[run.run_id], values) for run in runs}
+
+
+def _facets(
+    run: Run, settings: dict[str, Any], values: Mapping[tuple[str, ...], set[str]]
+) -> Facets:
+    varied = {key: v for key, v in settings.items() if len(values[_alike(run, key)]) > 1}
     found = {"experiment": _name(run)}
     for facet in FACETS:
-        first = unit(run) if facet == "privacy" else run.choices.get(facet, "")
-        said = [_said(k.partition(".")[2], mine[k]) for k in varied if _group(k) == facet]
-        found[facet] = ", ".join([first, *(s for s in said if not s.startswith("unit\u00a0"))])
-    fellows = [r for r in runs if _name(r) == _name(run)]
-    other = [
-        _said(group, run.choices.get(group))
-        for group in OTHERS
-        if len({r.choices.get(group) for r in fellows}) > 1
-    ]
-    rest = [_said(k, mine[k]) for k in varied if _group(k) not in FACETS]
+        first = unit(run) if facet == "privacy" else _choice(run, facet)
+        mine = {key.partition(".")[2]: v for key, v in varied.items() if _group(key) == facet}
+        said = [_said(key, value) for key, value in mine.items() if key != "unit"]
+        found[facet] = ", ".join([first, *said])
+    other = [_said(g, _choice(run, g)) for g in OTHERS if len(values[_name(run), g]) > 1]
+    rest = [_said(key, value) for key, value in varied.items() if _group(key) not in FACETS]
     return found | {"other": ", ".join(other + rest)}
 
 
@@ -72,11 +80,11 @@ def entry(run: Run, target: float | None) -> dict[str, Any]:
 
 
 def partition(run: Run) -> dict[str, Any]:
-    """Return who has what, by client; only why not where a private run withholds it."""
-    if _withholds(run):
-        return {"withheld": "a private run: who has how many of what does not leave the clients"}
+    """Return who has what, by client; only why not where the clients do not tell."""
     clients = pd.read_csv(run.folder / "clients.csv")
-    targets = run.resolved["dataset"]["targets"]
+    targets = [target for target in run.resolved["dataset"]["targets"] if target in clients]
+    if _withholds(run) or not targets:
+        return {"withheld": "who has how many of what does not leave the clients"}
     measured = run.summary["partition"]
     return {
         "targets": targets,
@@ -152,13 +160,13 @@ def _name(run: Run) -> str:
     return str(run.config["name"])
 
 
-def _varies(key: str, run: Run, runs: Sequence[Run]) -> bool:
-    """Say whether a setting differs between runs of the experiment with the same choice of it."""
-    group = _group(key)
-    alike = [
-        r for r in runs if _name(r) == _name(run) and r.choices.get(group) == run.choices.get(group)
-    ]
-    return len({str(r.identity().get(key)) for r in alike}) > 1
+def _choice(run: Run, group: str) -> str:
+    return run.choices.get(group, "")
+
+
+def _alike(run: Run, key: str) -> tuple[str, ...]:
+    """Return what is common to the runs among which a setting is compared."""
+    return _name(run), _choice(run, _group(key)), key
 
 
 def _group(key: str) -> str:

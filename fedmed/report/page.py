@@ -30,7 +30,7 @@ def page(runs: Sequence[Run], folders: Sequence[Path], target: float | None = No
         target: the test macro AUROC whose cost is told; None: of each experiment, the median
             of its finished runs.
     """
-    told = {run.run_id: facets(run, runs) for run in runs}
+    told = facets(runs)
     conditions = _conditions(runs, told)
     targets = {name: target or _median(runs, name) for name in _values(told, "experiment")}
     entries = [
@@ -78,7 +78,7 @@ def _condition(runs: list[Run], mine: Facets, seeds: dict[str, set[int]]) -> dic
     gaps = [run.summary["test"]["subgroups"]["gap"] for run in done]
     audits = [run.audit["epsilon"] for run in done if "epsilon" in run.audit]
     claims = [float(e) for r in done if (e := r.summary["privacy"]["epsilon"]) is not None]
-    figures = [_figure(cell.values[key]) if done else None for key in VALUES]
+    figures = [_figure(cell.values.get(key, [])) for key in VALUES]
     return {
         "facets": mine,
         "label": " · ".join(filter(None, [mine["strategy"], _privacy(mine), mine["other"]])),
@@ -98,9 +98,13 @@ def _condition(runs: list[Run], mine: Facets, seeds: dict[str, set[int]]) -> dic
     }
 
 
-def _figure(values: Sequence[float]) -> dict[str, float | None]:
-    error = standard_error(values)
-    return {"mean": float(np.mean(values)), "error": None if np.isnan(error) else error}
+def _figure(values: Sequence[float | None]) -> dict[str, float | None] | None:
+    """Return mean and standard error; None where no run has a figure."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    error = standard_error(known)
+    return {"mean": float(np.mean(known)), "error": None if np.isnan(error) else error}
 
 
 def _privacy(mine: Facets) -> str:

@@ -223,10 +223,12 @@ function audited(runs) {
   const x = scale(claims, left, right, { low: 0, high: most });
   const y = scale(points.map((p) => p.epsilon), low, high, { low: 0, high: most });
   const name = (p) => `${p.access}, ${p.method}`;
+  const names = [...grouped(points, name).keys()];
+  const aside = (bound) => (names.indexOf(bound) - (names.length - 1) / 2) * 6; // side by side, to be seen
   const diagonal = svg("line", { class: "guide", x1: x(0), y1: y(0), x2: x(most), y2: y(most) });
-  const drawn = points.map((p, at) => svg("g", {}, svg("title", {}, `${named(p.run)}: ${name(p)}, at least ${figure(p.epsilon, 2)} of ${figure(claims[at], 2)}`), marker(x(claims[at]), y(p.epsilon), style(name(p), "bound"), 5)));
+  const drawn = points.map((p, at) => svg("g", {}, svg("title", {}, `${named(p.run)}: ${name(p)}, at least ${figure(p.epsilon, 2)} of ${figure(claims[at], 2)}`), marker(x(claims[at]) + aside(name(p)), y(p.epsilon), style(name(p), "bound"), 5)));
   const says = points.map((p, at) => `claimed ${figure(claims[at], 2)}, ${name(p)} at least ${figure(p.epsilon, 2)}`).join("; ");
-  const keys = [...grouped(points, name).keys()].map((n) => [n, { ...style(n, "bound"), bare: true }]);
+  const keys = names.map((n) => [n, { ...style(n, "bound"), bare: true }]);
   return [chart("audited lower bounds", `Lower bounds on ε by claimed ε. ${says}.`, [axes(x, y, "claimed ε", "audited ε, at least"), diagonal, drawn], BOX.height, keys,
     ["run", "unit", "claimed ε", "access", "bound", "ε, at least", "confidence", "canaries", "rests on", "refuted"],
     () => points.map((p, at) => [link(p.run), p.run.unit, figure(claims[at], 2), p.access, p.method, figure(p.epsilon, 2), String(p.confidence), String(p.canaries), p.rests_on, p.run.audited.refuted ? "yes" : "no"]))];
