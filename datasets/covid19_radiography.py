@@ -5,14 +5,21 @@ classes, beside masks and spreadsheets that are not read. The root is that folde
 around it.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
 import pandas as pd
+from pydantic import Field
 
 from fedmed.errors import DataError
 from fedmed.files import ImageFiles
-from fedmed.table import NO_FINDING, Card, split_by_patient
+from fedmed.seeding import generator
+from fedmed.table import NO_FINDING, Aspect, Card, split_by_patient
 
 FOLDER = "COVID-19_Radiography_Dataset"
-CLASSES = {
+Class = Literal["COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"]
+CLASSES: dict[Class, str] = {
     "COVID": "COVID-19",
     "Lung_Opacity": "Lung Opacity",
     "Normal": NO_FINDING,
@@ -24,6 +31,11 @@ class COVID19Radiography(ImageFiles):
     """21,165 frontal radiographs, each of one of four classes; a fifth of the images test.
 
     An image is positive for its class and negative for the others, whatever else it may show.
+
+    Args:
+        targets, size, root, aspect: see ImageFiles.
+        classes: those whose images are taken.
+        normals: how many normal images are taken at most for each of COVID-19; None for all.
     """
 
     card = Card(
@@ -42,13 +54,30 @@ class COVID19Radiography(ImageFiles):
         overlaps=("rsna", "nih", "siim", "chestmnist", "kermany", "pneumoniamnist", "padchest"),
     )
 
+    def __init__(
+        self,
+        targets: Sequence[str],
+        size: int,
+        root: Path,
+        aspect: Aspect = "squash",
+        classes: Sequence[Class] = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"),
+        normals: Annotated[float, Field(gt=0)] | None = None,
+    ) -> None:
+        super().__init__(targets, size, root, aspect)
+        self.classes = classes
+        self.normals = normals
+
     def table(self) -> pd.DataFrame:
         """Return one row an image, in the order of classes and names."""
         home = self.root / FOLDER if (self.root / FOLDER).is_dir() else self.root
-        shown = {name: sorted((home / name / "images").glob("[!.]*.png")) for name in CLASSES}
+        shown = {name: sorted((home / name / "images").glob("[!.]*.png")) for name in self.classes}
         for name, paths in shown.items():
             if not paths:
                 raise DataError(f"{home / name / 'images'} is missing or has no PNG files")
+        if self.normals is not None and "Normal" in shown:
+            most = round(self.normals * len(shown.get("COVID", ())))
+            drawn = generator(0, "normals").permutation(len(shown["Normal"]))[:most]
+            shown["Normal"] = [shown["Normal"][i] for i in sorted(drawn)]
         paths = [path for some in shown.values() for path in some]
         finding = pd.Series([CLASSES[name] for name, some in shown.items() for _ in some])
         patients = pd.Series([f"covid19_radiography:{path.stem}" for path in paths])
@@ -64,4 +93,5 @@ class COVID19Radiography(ImageFiles):
                 "split": split_by_patient(patients),
             }
         )
-        return table.join(pd.get_dummies(finding, dtype=float)[list(CLASSES.values())])
+        shows = pd.get_dummies(finding, dtype=float)
+        return table.join(shows.reindex(columns=list(CLASSES.values()), fill_value=0.0))

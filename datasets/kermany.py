@@ -12,7 +12,7 @@ import pandas as pd
 
 from fedmed.errors import DataError
 from fedmed.files import ImageFiles
-from fedmed.table import Card
+from fedmed.table import NO_FINDING, Card
 
 SPLITS = {"train": "train", "val": "train", "test": "test"}
 FOLDERS = ("NORMAL", "PNEUMONIA")
@@ -35,7 +35,7 @@ class Kermany(ImageFiles):
 
     card = Card(
         title="Kermany paediatric pneumonia",
-        findings=("Pneumonia", "Bacterial Pneumonia", "Viral Pneumonia"),
+        findings=("Pneumonia", "Bacterial Pneumonia", "Viral Pneumonia", NO_FINDING),
         images=5_856,
         patients=None,
         licence="CC BY 4.0",
@@ -86,5 +86,6 @@ class Kermany(ImageFiles):
                 "Pneumonia": ill.astype(float),
                 "Bacterial Pneumonia": (cause == "bacteria").astype(float),
                 "Viral Pneumonia": (cause == "virus").astype(float),
+                NO_FINDING: (~ill).astype(float),
             }
         )

@@ -25,11 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from fedmed.errors import ConfigError
+from fedmed.paper import Paper
 
 CONF = Path(__file__).parent / "conf"
 _QUICK = ("dataset", "partition", "strategy.server", "strategy.local")
 #: What changes neither the weights nor the scores, and so not the identity of a run.
-NOT_IDENTITY = ("name", "force", "store", "runner", "tracking")
+NOT_IDENTITY = ("name", "force", "store", "runner", "tracking", "paper")
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -88,7 +89,9 @@ class DPSGD(_Frozen):
     """Differentially private local training; see :mod:`fedmed.client.dpsgd`.
 
     With ``epsilon`` alone the noise is found for the planned steps, with ``noise_multiplier``
-    alone ε is reported, and with both a client stops before it would pass ``epsilon``.
+    alone ε is reported, and with both a client stops before it would pass ``epsilon``. With
+    ``noise_for="epochs"`` the noise is found for as many epochs as there are rounds, whatever the
+    steps: a published fault, under which nobody stops and the ε that is reported is the true one.
     """
 
     mechanism: Literal["dpsgd"]
@@ -97,6 +100,7 @@ class DPSGD(_Frozen):
     epsilon: Positive | None
     noise_multiplier: NonNegative | None
     delta: Annotated[float, Field(gt=0, lt=1)]
+    noise_for: Literal["steps", "epochs"]
     images_per_patient: Annotated[int, Field(ge=1)] | None
     norm: Literal["group", "frozen"]
     physical_batch: Annotated[int, Field(ge=1)]
@@ -218,6 +222,7 @@ class Config(_Frozen):
     runner: Runner
     faults: Faults
     tracking: Tracking
+    paper: Paper | None = None
 
     @property
     def sha256(self) -> str:
@@ -274,6 +279,15 @@ def parse(config: DictConfig, build: bool = True) -> Config:
         if build and path in _QUICK:  # to build, which checks more than types
             _check_build(path, component)
     return parsed
+
+
+def tree(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the composed configuration as written, unchecked: what is missing is ``???``.
+
+    Raises:
+        ConfigError: if it does not compose.
+    """
+    return cast(dict[str, Any], OmegaConf.to_container(_compose(overrides), resolve=False))
 
 
 def settings(overrides: Sequence[str]) -> DictConfig:

@@ -65,7 +65,7 @@ class Chunk:
 def decode(
     dataset: Dataset, target: Path, chunks: Sequence[Chunk], workers: int
 ) -> Iterator[Chunk]:
-    """Decode into ``target``, an N×size×size uint8 ``.npy`` file; yield each chunk that is on disk.
+    """Decode into ``target``, an ``.npy`` file of a row an image; yield each chunk that is there.
 
     Args:
         dataset: where pixels come from.
@@ -97,7 +97,9 @@ def _decoded(
     with target.open("r+b", buffering=0) as file:
         for row, image in enumerate(images, first):
             try:
-                fitted = pixels.fit(dataset.read(image), dataset.size, dataset.aspect)
+                fitted = dataset.read(image)
+                if fitted.dtype == np.uint8:
+                    fitted = pixels.fit(fitted, dataset.size, dataset.aspect)
             except UnreadableImage as error:
                 yield str(error)
             except MemoryError:

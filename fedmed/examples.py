@@ -13,12 +13,12 @@ class Examples:
     """Some rows of a store.
 
     Attributes:
-        pixels: uint8 N×H×W of the whole store, memory-mapped.
+        pixels: uint8 N×H×W of the whole store, memory-mapped; or features, float32 N×F.
         labels: float32 N×T of the whole store; 1, 0, or NaN where not known.
         rows: which rows are meant.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | NDArray[np.float32]
     labels: NDArray[np.float32]
     rows: NDArray[np.intp]
     _moved: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
@@ -27,7 +27,7 @@ class Examples:
         return len(self.rows)
 
     def batch(self, which: NDArray[np.intp] | slice, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return images, n×1×H×W in [-1, 1], and labels, n×T."""
+        """Return images, n×1×H×W in [-1, 1], or features as they are, n×F; and labels, n×T."""
         if device.type == "cpu":
             rows = self.rows[which]
             images, labels = (
@@ -37,6 +37,8 @@ class Examples:
         else:
             at = which if isinstance(which, slice) else torch.from_numpy(which).to(device)
             images, labels = (whole[at] for whole in self._resident(device))
+        if images.is_floating_point():
+            return images, labels
         return images.unsqueeze(1).float().div_(127.5).sub_(1.0), labels
 
     def _resident(self, device: torch.device) -> tuple[Tensor, Tensor]:

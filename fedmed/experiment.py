@@ -23,7 +23,7 @@ from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.subgroups import subgroups
 from fedmed.evaluation.summary import summary as evaluation
 from fedmed.faults import ClientFailure
-from fedmed.metrics import per_group
+from fedmed.metrics import accuracy_by_group, macro, per_group
 from fedmed.privacy import Ledger
 from fedmed.privacy.assumptions import assumptions, guarantees
 from fedmed.privacy.released import pixel_assumptions, pixel_releases
@@ -226,7 +226,13 @@ def _results(
     clients = with_scores(data, state.metrics, state.round, by_site)
     here.write_csv(clients, "clients.csv")
     test = evaluation(score(predictions))
-    return clients, test | {"subgroups": subgroups(predictions), "by_site": by_site}
+    accuracy = accuracy_by_group(scores, data.truth, data.test["site"])
+    sites = {
+        "by_site": by_site,
+        "accuracy_by_site": accuracy,
+        "mean_site_accuracy": macro(accuracy),
+    }
+    return clients, test | {"subgroups": subgroups(predictions), **sites}
 
 
 def _resume(here: RunDirectory, fresh: Checkpoint, console: Console) -> Checkpoint:

@@ -18,11 +18,13 @@ A run that was cut off goes on when the same command is given again; a finished 
   python -m fedmed.run +experiment=quickstart strategy=fedprox strategy.mu=0.1 seed=3
   python -m fedmed.run +experiment=nih dataset.root=DIR
 
+-m +paper=NAME runs what a paper published, and scripts/table.py paper=NAME compares.
 -m runs a grid over comma-separated values: what is missing of it, several cells at once, here or
 with hydra/launcher=slurm_cpu on a cluster. --cfg job shows the composed configuration.
 """
 GROUPS = (
     "experiment",
+    "paper",
     "dataset",
     "partition",
     "model",
@@ -34,6 +36,7 @@ GROUPS = (
     "tracking",
     "hydra/launcher",
 )
+ADDED = ("experiment", "paper")
 
 
 def show() -> None:
@@ -41,7 +44,7 @@ def show() -> None:
     console = Console(highlight=False)
     console.print(USAGE)
     for group in GROUPS:
-        console.print(f"[bold]{group}[/bold]" + (" (with a +)" if group == "experiment" else ""))
+        console.print(f"[bold]{group}[/bold]" + (" (with a +)" if group in ADDED else ""))
         console.print(_options(group))
     console.print("[bold]of all runs[/bold]")
     console.print(_grid(_keys(CONF / "config.yaml")))

@@ -54,6 +54,19 @@ def per_group(
     }
 
 
+def accuracy_by_group(scores: Floats, labels: Floats, groups: "pd.Series[str]") -> dict[str, float]:
+    """Return the share of known labels that a threshold of 0.5 gets right, in each group.
+
+    Args:
+        scores: probabilities, n×T.
+        labels: n×T of 1, 0 and NaN.
+        groups: the group of each of the n examples; one whose labels are not known is left out.
+    """
+    right = pd.DataFrame(np.where(np.isnan(labels), np.nan, (scores > 0.5) == (labels == 1)))
+    means = right.groupby(groups.to_numpy()).mean().mean(axis=1).dropna()
+    return {str(group): float(value) for group, value in means.items()}
+
+
 def bce(scores: Floats, labels: Floats) -> float:
     """Return the mean binary cross-entropy over the known labels, NaN if none is known."""
     known = ~np.isnan(labels)

@@ -1,18 +1,19 @@
 """Networks: built from config with keyed random weights, loaded, saved and put into messages.
 
-A network takes N×1×H×W float images and gives N×T logits, one a target.
+A network takes N×1×H×W float images, or N×F features, and gives N×T logits, one a target.
 """
 
 import hashlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from flwr.app import Array, ArrayRecord
+from hydra.utils import get_object
 from monai.networks.nets import ViT
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -55,6 +56,27 @@ def vit(size: int, outputs: int) -> nn.Module:
         post_activation="",
     )
     return _Logits(network)
+
+
+class DoubleSigmoid(nn.Module):
+    """Another network whose training takes the sigmoid of its probabilities: a published fault.
+
+    A loss that expects logits is given probabilities (Privacy in Practice, arXiv:2211.11434, in the
+    private arms). What is tested is the network's own probability.
+
+    Args:
+        of: import path of the network's class.
+        network: the network's own arguments.
+    """
+
+    def __init__(self, of: str, **network: Any) -> None:
+        super().__init__()
+        self.network = cast(nn.Module, get_object(of)(**network))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return N×T logits, or in training what was taken for them."""
+        logits = cast(Tensor, self.network(images))
+        return logits.sigmoid() if self.training else logits
 
 
 class FrozenBatchNorm(nn.Module):

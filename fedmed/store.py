@@ -1,5 +1,7 @@
 """The store: every image decoded once to uint8, memory-mapped, shared by all runs and workers.
 
+Of a table of measurements it holds the features, float32, in the place of pixels.
+
 A store is a folder named by the hash of its images, pixel recipe and size, so that tables which
 differ in labels or splits share it. It is built beside its final place and renamed when whole; a
 build that was cut off goes on where it stopped. It holds pixels and nothing else: no name, no id.
@@ -25,6 +27,7 @@ from fedmed.table import Dataset, table_sha256
 CHUNK = 64  # images a task: what is lost when a build is cut off, for each process
 HASHED = 1 << 24  # bytes hashed at once
 Progress = Callable[[int, int], None]
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Store:
     sha256: str
 
 
-def pixels_of(path: Path) -> NDArray[np.uint8]:
-    """Memory-map a store's pixels, N×size×size, read only."""
+def pixels_of(path: Path) -> Pixels:
+    """Memory-map a store's pixels, N×size×size, or features, N×F, read only."""
     return np.asarray(np.load(path / "pixels.npy", mmap_mode="r"))
 
 
@@ -102,8 +105,9 @@ def _build(
     images = table["image"].tolist()
     target = partial / "pixels.npy"
     if not target.exists():
-        shape = (len(images), dataset.size, dataset.size)
-        np.lib.format.open_memmap(partial / "pixels.npy.new", "w+", np.uint8, shape).flush()
+        kind = np.uint8 if len(dataset.shape) == 2 else np.float32
+        shape = (len(images), *dataset.shape)
+        np.lib.format.open_memmap(partial / "pixels.npy.new", "w+", kind, shape).flush()
         (partial / "pixels.npy.new").rename(target)
     chunks = [Chunk(row, images[row : row + CHUNK]) for row in range(0, len(images), CHUNK)]
     todo = [chunk for chunk in chunks if not _mark(partial, chunk).exists()]

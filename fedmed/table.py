@@ -113,12 +113,20 @@ class Dataset(ABC):
         """Return the table, in a fixed order. Raises DataError when label files are broken."""
 
     @abstractmethod
-    def read(self, image: str) -> NDArray[np.uint8]:
-        """Return one image's pixels, H×W, dark is air. Raises UnreadableImage."""
+    def read(self, image: str) -> NDArray[Any]:
+        """Return one image's pixels, H×W uint8, dark is air. Raises UnreadableImage.
+
+        A table of measurements has a row's features instead, F float32.
+        """
 
     @abstractmethod
     def recipe(self, images: Sequence[str]) -> dict[str, Any]:
         """Return all that the images' pixels depend on besides the table, size and aspect."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what the store holds of an image: H×W pixels, or F features."""
+        return (self.size, self.size)
 
     def has(self, image: str) -> bool:
         """Say whether an image's file is there; always so where images are no files."""

@@ -20,7 +20,7 @@ from fedmed.errors import ConfigError
 from fedmed.examples import Examples, predict
 from fedmed.metrics import Floats
 from fedmed.partition import read as read_partition
-from fedmed.store import pixels_of
+from fedmed.store import Pixels, pixels_of
 from fedmed.table import labels
 
 _NO_ROWS = np.empty(0, np.intp)
@@ -40,7 +40,7 @@ class Workplace:
     config: cfg.Config
     network: nn.Module
     initial: models.Arrays
-    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+    pixels: Pixels
     labels: Floats
     index: pd.DataFrame
 

@@ -2,11 +2,13 @@
 
 python scripts/table.py runs --rows strategy --columns partition.alpha --baseline strategy=fedavg
 python scripts/table.py runs --table strategies --out tables/strategies
+python scripts/table.py paper=flamby_heart runs
 
 Keys are a group (strategy), a key of the configuration (partition.alpha) or of summary.json
 (test.macro_auroc, test.auroc.Effusion, privacy.epsilon); audit.epsilon is the audited lower bound.
 --rows strategy=fedavg,fedprox gives the values that are expected. --out writes Markdown, LaTeX, CSV
-and STEM.cells.csv, which traces each cell to its runs and their hashes.
+and STEM.cells.csv, which traces each cell to its runs and their hashes. paper=NAME compares the
+runs of python -m fedmed.run -m +paper=NAME, in DIR or runs, with what was published.
 """
 
 import sys
@@ -24,6 +26,7 @@ from pydantic import ValidationError
 from fedmed.config import CONF
 from fedmed.errors import ConfigError, FedmedError
 from fedmed.evaluation.comparison import Test
+from fedmed.report.published import compare
 from fedmed.report.render import markdown, write
 from fedmed.report.runs import find
 from fedmed.report.select import Rule
@@ -36,7 +39,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="DIR", help="runs, or their folder"
+        "folders", type=Path, nargs="+", metavar="DIR", help="runs, their folder, or paper=NAME"
     )
     parser.add_argument("--table", metavar="NAME", help="settings of conf/table; options go first")
     for name in ("rows", "columns", "value"):
@@ -50,6 +53,9 @@ def main() -> None:
     parser.add_argument("--project", default="fedmed", help="of wandb")
     arguments = parser.parse_args()
     try:
+        if papers := [str(f) for f in arguments.folders if str(f).startswith("paper=")]:
+            print(_paper(papers, arguments))
+            return
         table = build(find(arguments.folders), _settings(arguments))
     except FedmedError as error:
         print(f"fedmed: {error}", file=sys.stderr)
@@ -59,6 +65,16 @@ def main() -> None:
         print("wrote", *write(table, arguments.out))
     if arguments.wandb:
         _log(table, arguments)
+
+
+def _paper(papers: list[str], arguments: argparse.Namespace) -> str:
+    """Return a paper's table. Raises ConfigError on options that it does not take."""
+    given = ("table", "rows", "columns", "value", "baseline", "select", "test", "out", "wandb")
+    if len(papers) > 1 or any(getattr(arguments, name) is not None for name in given):
+        raise ConfigError(f"{papers[0]}: takes folders and --where, nothing else")
+    folders = [f for f in arguments.folders if str(f) != papers[0]] or [Path("runs")]
+    where = _pairs("where", arguments.where or [])
+    return compare(papers[0].removeprefix("paper="), find(folders), where)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

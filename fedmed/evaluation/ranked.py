@@ -20,6 +20,7 @@ METRICS = (
     "auroc",
     "auprc",
     *(f"sensitivity_at_{s}_specificity" for s in SPECIFICITIES),
+    "accuracy",
     "brier",
     "ece",
 )
@@ -56,13 +57,15 @@ class Ranked:
         self._scored = _counts(bins, whose, everyone)
         self._score = _counts(bins, whose, everyone, score)
         self._excess = _counts(bins, whose, everyone, score - truth)
+        self._correct = np.bincount(whose, (score > 0.5) == truth, count)
         self._squares = np.bincount(whose, (score - truth) ** 2, count)
 
     def evaluate(self, weights: Weights) -> dict[str, Values]:
         """Return each of :data:`METRICS` under each weighting of the patients.
 
         AUROC counts ties by half. AUPRC is the average precision. The sensitivity is the highest
-        of any threshold whose specificity is at least as asked. Brier is the mean squared error.
+        of any threshold whose specificity is at least as asked. Accuracy is at a
+        threshold of 0.5. Brier is the mean squared error.
         ECE is the expected calibration error over :data:`BINS` bins (Guo et al. 2017).
 
         Args:
@@ -89,6 +92,7 @@ class Ranked:
                 allowed = false <= (1 - specificity / 100) * negatives * (1 + 1e-12)
                 values.append(np.where(allowed, hits, 0).max(axis=0, initial=0) / positives)
             total = positives + negatives
+            values.append(self._correct @ weights / total)
             values.append(self._squares @ weights / total)
             values.append(np.abs(self._excess @ weights).sum(axis=0) / total)
         lacking = (positives == 0) | (negatives == 0)

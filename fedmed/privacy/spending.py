@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import cast
 
 from fedmed.config import DPSGD, Client, Config
 from fedmed.errors import ConfigError
@@ -43,7 +44,8 @@ def planned(config: Config, units: Sequence[int]) -> list[Event]:
         z = privacy.noise_multiplier
         if z is None:
             assert privacy.epsilon is not None
-            whole = replace(event, client=None, steps=steps * config.rounds)
+            counted = steps if privacy.noise_for == "steps" else math.ceil(1 / rate)
+            whole = replace(event, client=None, steps=counted * config.rounds)
             z = noise_for(whole, privacy.epsilon, privacy.delta)
         events.append(replace(event, noise_multiplier=z))
     return events
@@ -67,7 +69,8 @@ class Spending:
         self.plan = planned(config, units)
         self.ledger = ledger
         self._delta = privacy.delta
-        self._budget = math.inf if privacy.epsilon is None else privacy.epsilon
+        unbounded = privacy.epsilon is None or privacy.noise_for == "epochs"
+        self._budget = math.inf if unbounded else cast(float, privacy.epsilon)
         if not ledger.events and self.exhausted(1):
             least = min(epsilon([event], privacy.delta) for event in self.plan)
             raise ConfigError(

@@ -45,6 +45,12 @@ class Run:
         return cast(dict[str, str], OmegaConf.to_container(hydra.hydra.runtime.choices))
 
     @cached_property
+    def overrides(self) -> list[str]:
+        """What the command line asked for."""
+        loaded = OmegaConf.load(self.folder / ".hydra" / "overrides.yaml")
+        return cast(list[str], OmegaConf.to_container(loaded))
+
+    @cached_property
     def summary(self) -> dict[str, Any]:
         """The content of ``summary.json``, empty if there is none yet."""
         return self._json("summary.json")

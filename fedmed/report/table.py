@@ -116,8 +116,8 @@ class Table:
         """Return the table of texts: the row keys' columns first, then one a column of the grid."""
         lines: dict[str, dict[str, str]] = {}
         for cell in self.cells:
-            line = lines.setdefault(_label(cell.row), dict(cell.row))
-            line[_label(cell.column) or ", ".join(self.settings.value)] = cell.text
+            line = lines.setdefault(label_of(cell.row), dict(cell.row))
+            line[label_of(cell.column) or ", ".join(self.settings.value)] = cell.text
         return pd.DataFrame(list(lines.values()))
 
     def trace(self) -> pd.DataFrame:
@@ -131,14 +131,14 @@ def build(runs: Sequence[Run], settings: Settings) -> Table:
     Raises:
         FedmedError: if a key is unknown, or runs of one cell differ in more than the seed.
     """
-    chosen = [r for r in runs if all(_text(r.asked(k)) == v for k, v in settings.where.items())]
+    chosen = [r for r in runs if all(text_of(r.asked(k)) == v for k, v in settings.where.items())]
     if not chosen:
-        raise ConfigError(f"--where: no run has {_label(settings.where)}")
+        raise ConfigError(f"--where: no run has {label_of(settings.where)}")
     row_levels = [_levels(chosen, key) for key in settings.rows]
     column_levels = [_levels(chosen, key) for key in settings.columns]
     seeds = sorted({run.seed for run in chosen})
     cells = [
-        Cell(row, column, _matching(chosen, row | column), seeds)
+        Cell(row, column, matching(chosen, row | column), seeds)
         for row in _product(row_levels)
         for column in _product(column_levels)
     ]
@@ -152,7 +152,7 @@ def build(runs: Sequence[Run], settings: Settings) -> Table:
 def _levels(runs: Sequence[Run], key: str) -> tuple[str, list[str]]:
     """Return a key and its values, in the order given, or sorted."""
     name, _, given = key.partition("=")
-    found = {run.asked(name) is not None and _text(run.asked(name)) for run in runs} - {False}
+    found = {run.asked(name) is not None and text_of(run.asked(name)) for run in runs} - {False}
     if given:
         return name, given.split(",")
     if not found:
@@ -173,15 +173,20 @@ def _product(levels: list[tuple[str, list[str]]]) -> Iterator[Levels]:
         yield dict(zip(names, values, strict=True))
 
 
-def _matching(runs: Sequence[Run], levels: Levels) -> list[Run]:
-    mine = [run for run in runs if all(_text(run.asked(k)) == v for k, v in levels.items())]
+def matching(runs: Sequence[Run], levels: Levels) -> list[Run]:
+    """Return the runs of a cell, by seed.
+
+    Raises:
+        FedmedError: if they differ in more than the seed.
+    """
+    mine = [run for run in runs if all(text_of(run.asked(k)) == v for k, v in levels.items())]
     mine.sort(key=lambda run: run.seed)
     for run in mine[1:]:
         one, other = mine[0].identity(), run.identity()
         differing = [k for k in (*one, *other) if one.get(k) != other.get(k)]
         if differing:
             raise FedmedError(
-                f"{_label(levels)}: runs {mine[0].run_id} and {run.run_id} differ in "
+                f"{label_of(levels)}: runs {mine[0].run_id} and {run.run_id} differ in "
                 f"{', '.join(dict.fromkeys(differing))}; name it in --rows, --columns or --where"
             )
     return mine
@@ -229,15 +234,15 @@ def _compare(cells: Sequence[Cell], settings: Settings) -> None:
     measured = _metric(settings.value[0])
     if measured is None:
         raise ConfigError(f"--baseline: {settings.value[0]} is no score that can be tested")
-    by_levels = {_label(cell.row | cell.column): cell for cell in cells}
+    by_levels = {label_of(cell.row | cell.column): cell for cell in cells}
     for cell in cells:
         levels = cell.row | cell.column
         unknown = [key for key in settings.baseline if key not in levels]
         if unknown:
             raise ConfigError(f"--baseline: {unknown[0]} is no key of --rows or --columns")
-        baseline = by_levels.get(_label(levels | settings.baseline))
+        baseline = by_levels.get(label_of(levels | settings.baseline))
         if baseline is None:
-            raise ConfigError(f"--baseline: the table has no {_label(settings.baseline)}")
+            raise ConfigError(f"--baseline: the table has no {label_of(settings.baseline)}")
         if baseline is not cell:
             _test(cell, baseline, measured, settings.test)
     p_values = [cell.comparison.p if cell.comparison else float("nan") for cell in cells]
@@ -295,7 +300,7 @@ def _caption(cells: Sequence[Cell], settings: Settings, seeds: Sequence[int]) ->
             "patient bootstrap" if settings.test == "bootstrap" else "DeLong, patients as clusters"
         )
         said.append(
-            f"* differs from {_label(settings.baseline)} at {ALPHA:g} (paired {how}, "
+            f"* differs from {label_of(settings.baseline)} at {ALPHA:g} (paired {how}, "
             f"Holm-corrected over {tested} tests)."
         )
     notes = {note for cell in cells for note in cell.notes}
@@ -305,7 +310,7 @@ def _caption(cells: Sequence[Cell], settings: Settings, seeds: Sequence[int]) ->
 def _figure(values: Sequence[Any]) -> str:
     numbers = [float("inf") if value == "inf" else value for value in values]
     if not all(isinstance(n, int | float) for n in numbers):
-        return ", ".join(dict.fromkeys(_text(n) for n in numbers))
+        return ", ".join(dict.fromkeys(text_of(n) for n in numbers))
     error = standard_error(numbers)
     shown = _number(float(np.mean(numbers)))
     return shown if np.isnan(error) else f"{shown} ± {_number(error)}"
@@ -317,11 +322,13 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Return a value of a key as it stands in a table."""
     if value is None:
         return "–"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _label(levels: Levels) -> str:
+def label_of(levels: Levels) -> str:
+    """Return the values of some keys as one would type them."""
     return ", ".join(f"{key}={value}" for key, value in levels.items())
