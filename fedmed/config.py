@@ -484,5 +484,6 @@ def _run_id(*, _root_: DictConfig) -> str:
     return parse(config, build=False).sha256[:16]
 
 
+OmegaConf.register_new_resolver("at_least", max, replace=True)
 OmegaConf.register_new_resolver("count", len, replace=True)
 OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
