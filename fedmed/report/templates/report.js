@@ -18,6 +18,7 @@ const svg = (name, attributes = {}, ...children) => fill(document.createElementN
 const text = (x, y, anchor, content, more = {}) => svg("text", { x, y, "text-anchor": anchor, ...more }, content);
 
 // Figures
+const natural = (one, other) => one.localeCompare(other, "en", { numeric: true });
 const figure = (value, digits = 3) =>
   value === null || value === undefined ? "–" : number(value) === Infinity ? "∞" : number(value).toFixed(digits);
 const number = (value) => (value === "inf" ? Infinity : Number(value));
@@ -28,8 +29,6 @@ const named = (run) => `${facets(run).experiment} · ${label(run)} · ${facets(r
 const link = (run) => html("a", { href: `#run-${run.id}` }, named(run));
 const bytes = (count) => (count / 1e6).toFixed(count < 1e8 ? 1 : 0);
 
-const natural = (one, other) => one.localeCompare(other, "en", { numeric: true });
-
 // Groups of the items by a key, in its order
 function grouped(items, key) {
   const groups = new Map();
@@ -37,17 +36,20 @@ function grouped(items, key) {
   return new Map([...groups].sort(([one], [other]) => (typeof one === "string" ? natural(one, other) : one - other)));
 }
 
-// Styles: a colour, a dash and a marker, the same for a name of its family throughout the page
-const families = { condition: new Map(), claim: new Map(), bound: new Map(), finding: new Map() };
-function style(name, family = "condition") {
-  const places = families[family];
+// Styles: a colour, a dash and a marker, the same for a name within its family. Sixteen differ without
+// their colours.
+const families = {};
+function style(name, family) {
+  const places = (families[family] ??= new Map());
   if (!places.has(name)) places.set(name, places.size);
   const place = places.get(name);
-  return { colour: `var(--c${place % COLOURS})`, turn: (place + Math.floor(place / COLOURS)) % DASHES.length };
+  return { colour: `var(--c${place % COLOURS})`, dash: place % 4, shape: (place + Math.floor(place / 4)) % 4 };
 }
-[...data.conditions].map((condition) => condition.label).sort(natural).forEach((name) => style(name));
+[...data.conditions]
+  .sort((one, other) => natural(one.label, other.label))
+  .forEach((condition) => style(condition.label, condition.facets.experiment));
 
-function marker(x, y, { colour, turn }, size = 4) {
+function marker(x, y, { colour, shape }, size = 4) {
   const s = size;
   const shapes = [
     () => svg("circle", { cx: x, cy: y, r: s }),
@@ -55,12 +57,12 @@ function marker(x, y, { colour, turn }, size = 4) {
     () => svg("path", { d: `M${x} ${y - s * 1.3}l${s * 1.3} ${s * 2.2}h${-s * 2.6}z` }),
     () => svg("path", { d: `M${x} ${y - s * 1.4}l${s * 1.4} ${s * 1.4}l${-s * 1.4} ${s * 1.4}l${-s * 1.4} ${-s * 1.4}z` }),
   ];
-  return fill(shapes[turn](), { fill: colour, stroke: "var(--bg)", "stroke-width": 1 }, []);
+  return fill(shapes[shape](), { fill: colour, stroke: "var(--bg)", "stroke-width": 1 }, []);
 }
 
-function line(points, { colour, turn }, width = 2) {
+function line(points, { colour, dash }, width = 2) {
   const path = points.map(([x, y], at) => `${at ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
-  return svg("path", { d: path, fill: "none", stroke: colour, "stroke-width": width, "stroke-dasharray": DASHES[turn] });
+  return svg("path", { d: path, fill: "none", stroke: colour, "stroke-width": width, "stroke-dasharray": DASHES[dash] });
 }
 
 // Axes
@@ -155,6 +157,7 @@ function learning(runs) {
     const x = scale(mine.flatMap((run) => run.learning.map((point) => point[0])), left, right);
     x.ticks = x.ticks.filter(Number.isInteger);
     const y = scale(values, low, high);
+    const look = (name) => style(name, facets(mine[0]).experiment);
     const at = ([round, value]) => [x(round), y(value)];
     const lines = [...grouped(mine, label)].map(([name, seeds]) => {
       const rounds = [...grouped(seeds.flatMap((run) => run.learning), (point) => point[0])];
@@ -162,13 +165,13 @@ function learning(runs) {
       return { name, seeds, middle };
     });
     const drawn = lines.map(({ name, seeds, middle }) => [
-      seeds.length > 1 ? seeds.map((run) => fill(line(run.learning.map(at), style(name), 1), { opacity: 0.4 }, [])) : [],
-      line(middle.map(at), style(name), 2),
-      middle.length ? marker(...at(middle.at(-1)), style(name)) : [],
+      seeds.length > 1 ? seeds.map((run) => fill(line(run.learning.map(at), look(name), 1), { opacity: 0.4 }, [])) : [],
+      line(middle.map(at), look(name), 2),
+      middle.length ? marker(...at(middle.at(-1)), look(name)) : [],
     ]);
     const last = lines.filter((l) => l.middle.length).map((l) => `${l.name} ${figure(l.middle.at(-1)[1])}`);
     return chart(title, `Test macro AUROC by round. At the end: ${last.join("; ")}.`,
-      [axes(x, y, "round", "test macro AUROC"), drawn], BOX.height, lines.map((l) => [l.name, style(l.name)]),
+      [axes(x, y, "round", "test macro AUROC"), drawn], BOX.height, lines.map((l) => [l.name, look(l.name)]),
       ["condition", "seed", "round", "AUROC"],
       () => mine.flatMap((run) => run.learning.map(([r, v]) => [label(run), String(run.seed), String(r), figure(v)])));
   });
@@ -192,18 +195,18 @@ function utility(runs) {
       const place = x(claim(run));
       const known = run.interval[0] !== null;
       return svg("g", {}, svg("title", {}, `${named(run)}: ε ${figure(claim(run), 2)}, AUROC ${figure(run.auroc)}`),
-        known ? svg("line", { x1: place, x2: place, y1: y(run.interval[0]), y2: y(run.interval[1]), stroke: style(short(run), "claim").colour, "stroke-width": 1.5 }) : null,
-        marker(place, y(run.auroc), style(short(run), "claim"), 4.5));
+        known ? svg("line", { x1: place, x2: place, y1: y(run.interval[0]), y2: y(run.interval[1]), stroke: style(short(run), title).colour, "stroke-width": 1.5 }) : null,
+        marker(place, y(run.auroc), style(short(run), title), 4.5));
     });
     const trends = [...grouped(all, short)].map(([name, points]) => {
       const means = [...grouped(points, claim)].map(([e, at]) => [e, mean(at.map((run) => run.auroc))]);
-      return line(means.map(([e, v]) => [x(e), y(v)]), style(name, "claim"), 1.2);
+      return line(means.map(([e, v]) => [x(e), y(v)]), style(name, title), 1.2);
     });
     const says = all.map((run) => `ε ${figure(claim(run), 2)}: ${figure(run.auroc)}`).join("; ");
     const guide = svg("line", { class: "guide", x1: left, x2: right, y1: y(0.5), y2: y(0.5) });
     return chart(`unit: ${title}`, `Test macro AUROC by claimed ε. ${says}.`,
       [axes(x, y, "claimed ε, δ as in the run", "test macro AUROC"), guide, trends, drawn], BOX.height,
-      [...grouped(all, short).keys()].map((name) => [name, style(name, "claim")]), ["run", "claimed ε", "δ", "AUROC", "95 %"],
+      [...grouped(all, short).keys()].map((name) => [name, style(name, title)]), ["run", "claimed ε", "δ", "AUROC", "95 %"],
       () => all.map((run) => [link(run), figure(claim(run), 2), String(run.delta ?? "–"), figure(run.auroc), `[${run.interval.map((v) => figure(v)).join(", ")}]`]));
   });
 }
@@ -267,7 +270,7 @@ function subgroups(run) {
   const [left, right, top, row] = [130, BOX.width - 20, 14, 30];
   const height = top + by.length * row + 36;
   const x = scale(values, left, right);
-  const [plain, worst] = [{ colour: "var(--c0)", turn: 0 }, { colour: "var(--c1)", turn: 3 }];
+  const [plain, worst] = [{ colour: "var(--c0)", shape: 0 }, { colour: "var(--c1)", shape: 3 }];
   const drawn = by.map(([name, found], at) => {
     const y = top + at * row + 10;
     const ends = Object.values(found.macro_auroc).map(x);
@@ -351,10 +354,10 @@ function choose(runs) {
   const best = runs.filter((run) => run.status === "finished").sort((a, b) => b.auroc - a.auroc);
   chosen.replaceChildren(...best.map((run) => html("option", { value: run.id }, named(run))));
   if (best.some((run) => run.id === before)) chosen.value = before;
-  look();
+  dive();
 }
 
-function look() {
+function dive() {
   place("depth").replaceChildren(...depth(finished.find((run) => run.id === chosen.value)));
 }
 
@@ -407,7 +410,7 @@ document.getElementById("all").addEventListener("click", () => {
   show();
 });
 form.addEventListener("submit", (event) => event.preventDefault());
-chosen.addEventListener("change", look);
+chosen.addEventListener("change", dive);
 window.addEventListener("hashchange", open);
 show();
 open();
