@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from fedmed.config import CONF
 from fedmed.errors import ConfigError, FedmedError
 from fedmed.evaluation.comparison import Test
-from fedmed.report.published import compare
+from fedmed.report.published import compare, paper_of
 from fedmed.report.render import markdown, write
 from fedmed.report.runs import find
 from fedmed.report.select import Rule
@@ -74,7 +74,8 @@ def _paper(papers: list[str], arguments: argparse.Namespace) -> str:
         raise ConfigError(f"{papers[0]}: takes folders and --where, nothing else")
     folders = [f for f in arguments.folders if str(f) != papers[0]] or [Path("runs")]
     where = _pairs("where", arguments.where or [])
-    return compare(papers[0].removeprefix("paper="), find(folders), where)
+    name = papers[0].removeprefix("paper=")
+    return compare(name, paper_of(name), find(folders), where)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

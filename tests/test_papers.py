@@ -147,7 +147,7 @@ def test_the_table_tells_ours_from_the_published(tmp_path: Path, launch: Launch)
     mean = ours["fedavg"]["mean_site_accuracy"]
     assert mean == pytest.approx(np.mean(list(by_site.values())))
     assert not math.isnan(mean)
-    text = compare("flamby_heart", find([tmp_path / "runs"]), {})
+    text = compare("flamby_heart", paper_of("flamby_heart"), find([tmp_path / "runs"]), {})
     line = next(row for row in text.splitlines() if "strategy=fedavg" in row)
     verdict = "within 0.05" if abs(mean - 0.685) <= 0.05 else "**outside** 0.05"
     assert f"| 0.6850 ± 0.025 (computed) | {mean:.4f} (1 seed) | {mean - 0.685:+.4f} |" in line

@@ -53,18 +53,18 @@ def paper_of(name: str) -> Paper:
     return Paper.model_validate(cfg.tree([f"+paper={name}"])["paper"])
 
 
-def compare(name: str, found: Sequence[Run], where: dict[str, str]) -> str:
+def compare(name: str, paper: Paper, found: Sequence[Run], where: dict[str, str]) -> str:
     """Return a paper's table as Markdown.
 
     Args:
         name: of the paper.
+        paper: what it tells.
         found: run directories; those of other papers are left out.
         where: only the runs in which these keys have these values.
 
     Raises:
         FedmedError: if runs of one line differ in more than the seed.
     """
-    paper = paper_of(name)
     runs = [run for run in found if run.choices.get("paper") == name and _has(run, where)]
     rows = [_line(expected, paper, runs) for expected in paper.expected]
     lines = [HEAD, ("---",) * len(HEAD), *rows]
