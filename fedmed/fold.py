@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
+
+from fedmed.arrays import record_of
 
 
 def fold(replies: Iterable[Message], weighted_by: str) -> list[Message]:
@@ -38,11 +40,9 @@ def fold(replies: Iterable[Message], weighted_by: str) -> list[Message]:
         total += weight
     if first is None:
         return []
-    mean = {
-        name: Array(np.asarray(sums.pop(name) / total, dtype=kind)) for name, kind in kinds.items()
-    }
+    mean = {name: np.asarray(sums.pop(name) / total, dtype=kind) for name, kind in kinds.items()}
     weights = MetricRecord({weighted_by: total})
-    first.content = RecordDict({key: ArrayRecord(mean), "metrics": weights})
+    first.content = RecordDict({key: record_of(mean), "metrics": weights})
     return [first]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from flwr.app import Array, ArrayRecord
+from flwr.app import ArrayRecord
 from hydra.utils import get_object
 from monai.networks.nets import ViT
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from fedmed import config as cfg
+from fedmed.arrays import record_of
 from fedmed.errors import ConfigError
 from fedmed.seeding import seed_of
 
@@ -216,7 +217,7 @@ def load(network: nn.Module, arrays: Arrays) -> None:
 
 def to_record(arrays: Arrays) -> ArrayRecord:
     """Pack arrays for a Flower message."""
-    return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})
+    return record_of(arrays)
 
 
 def from_record(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:

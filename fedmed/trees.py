@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array as FlowerArray
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fedmed.arrays import Array, record_of
 from fedmed.errors import FedmedError
 
 Arrays = dict[str, NDArray[Any]]
 _RECORDS: dict[str, Callable[[dict[Any, Any]], Any]] = {
-    "ArrayRecord": ArrayRecord,
+    "ArrayRecord": record_of,
     "MetricRecord": MetricRecord,
     "ConfigRecord": ConfigRecord,
     "RecordDict": RecordDict,
@@ -89,7 +91,7 @@ def _pack(node: Any, name: str, arrays: Arrays) -> Any:
     if isinstance(node, np.ndarray):
         arrays[name] = np.ascontiguousarray(node).reshape(node.shape)
         return {"ndarray": name}
-    if isinstance(node, Array):
+    if isinstance(node, FlowerArray):
         return {"Array": _pack(node.numpy(), name, arrays)}
     kind = type(node).__name__
     if kind in _RECORDS:

@@ -1,12 +1,14 @@
 """State comes back from the disk as it was, to the bit and to the type."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Array, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmed import trees
+from fedmed.arrays import record_of, size_of
 from fedmed.models import from_record, to_record
 
 
@@ -42,3 +44,14 @@ def test_what_cannot_be_kept_is_named(tmp_path: Path) -> None:
     with pytest.raises(trees.NotATree, match="tree/inner/1: a set cannot be checkpointed"):
         trees.save({"inner": [1, {2}]}, tmp_path / "tree.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_travel_as_flowers_own() -> None:
+    """What is kept decoded has the bytes of Flower's array, and what is read is a copy."""
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    ours = record_of({"weight": values, "scalar": np.asarray(np.float32(2))})
+    theirs = ArrayRecord({"weight": Array(values), "scalar": Array(np.asarray(np.float32(2)))})
+    assert ours.object_id == theirs.object_id
+    assert size_of(ours) == 28
+    ours["weight"].numpy()[0] = 9
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ours))["weight"].numpy(), values)

@@ -9,10 +9,11 @@ import signal
 import time
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Message
+from flwr.app import Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 from numpy.typing import NDArray
 
+from fedmed.arrays import record_of
 from fedmed.client.brief import Brief
 from fedmed.config import Config, Injection
 from fedmed.faults import DroppedOut
@@ -69,8 +70,8 @@ def strike_before(fault: Injection) -> None:
 def strike_after(fault: Injection, reply: Message) -> None:
     """Spoil the arrays of a reply, in place."""
     for key, record in list(reply.content.array_records.items()):
-        spoilt = {name: Array(_spoilt(fault, array.numpy())) for name, array in record.items()}
-        reply.content[key] = ArrayRecord(spoilt)
+        spoilt = {name: _spoilt(fault, array.numpy()) for name, array in record.items()}
+        reply.content[key] = record_of(spoilt)
 
 
 def _spoilt(fault: Injection, values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedmed.arrays import size_of
 from fedmed.client.brief import Brief
 from fedmed.client.state import STATE
 from fedmed.metrics import Floats
@@ -139,4 +140,4 @@ class Engine(Grid):
 
 
 def _array_bytes(content: RecordDict) -> int:
-    return sum(record.count_bytes() for record in content.array_records.values())
+    return sum(size_of(record) for record in content.array_records.values())
