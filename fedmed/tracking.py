@@ -42,7 +42,7 @@ class Tracker:
             group=config.name,
             mode=config.tracking.mode,
             resume="allow" if config.tracking.mode == "online" else None,
-            dir=folder,
+            dir=folder.resolve(),  # its service may stand elsewhere
             config=public(config),
             settings=_discreet(),
         )
@@ -129,7 +129,7 @@ def log_table(
         name=name,
         job_type="table",
         mode=mode,
-        dir=folder,
+        dir=folder.resolve(),
         notes=" ".join(caption),
         settings=_discreet(),
     )

@@ -180,9 +180,10 @@ def draw(record: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     titles = {"setup_s": "set-up, s", "round_s": "a round, s", "peak_mb": "peak memory, MB"}
     for axes, (what, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        axes.plot(list(record["curve"]), [cost[what] for cost in record["curve"].values()], "o-")
+        values = [cost[what] for cost in record["curve"].values()]
+        axes.plot(list(record["curve"]), values, "o-")
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(values))
         axes.set_xlabel("clients", fontsize=8)
         axes.set_title(title, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
