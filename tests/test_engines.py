@@ -207,7 +207,7 @@ def _gone(*groups: int) -> None:
         rows = [line.split() for line in listed.stdout.splitlines()[1:]]
         return not [group for group, stat in rows if int(group) in groups and stat[0] != "Z"]
 
-    _wait_for(empty, 30)
+    _wait_for(empty, 120)  # Ray sees after a minute that its driver was killed
 
 
 def _online(federation: Loopback) -> int:
