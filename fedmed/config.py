@@ -1,31 +1,28 @@
 """The configuration: composed by Hydra, typed by pydantic, refused in one line when it is wrong.
 
 Everything a run does is in :class:`Config`. Its components (Hydra's ``_target_`` nodes) have no
-schema of their own: the signature of the class or function is the schema, and what it annotates
-is what it takes.
+schema of their own (:mod:`fedmed.signatures`).
 """
 
 import hashlib
-import inspect
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_type_hints
+from typing import Annotated, Any, Literal, cast
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedmed import signatures
 from fedmed.errors import ConfigError
 from fedmed.paper import Paper
+from fedmed.refusals import explain, first_line, problems
 
 CONF = Path(__file__).parent / "conf"
 _QUICK = ("dataset", "partition", "strategy.server", "strategy.local")
@@ -266,16 +263,16 @@ def parse(config: DictConfig, build: bool = True) -> Config:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         parsed = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_problems(error, raw))) from None
+        raise ConfigError("; ".join(problems(error, raw))) from None
     except OmegaConfBaseException as error:
         key = error.full_key or "config"
         if "Missing mandatory value" in str(error):
             raise ConfigError(f"{key}: is missing; give it as {key}=VALUE") from None
-        raise ConfigError(f"{key}: {_first_line(error)}") from None
+        raise ConfigError(f"{key}: {first_line(error)}") from None
     _check_privacy(parsed.privacy)
     _check_faults(parsed)
     for path, component in _components(parsed):
-        _check_arguments(path, component, raw)
+        signatures.check(path, component.target, component.arguments, raw)
         if build and path in _QUICK:  # to build, which checks more than types
             _check_build(path, component)
     return parsed
@@ -306,85 +303,7 @@ def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> Dic
         try:
             return hydra_compose("config", list(overrides), return_hydra_config)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explain(error, overrides)) from None
-
-
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Say in one line what Hydra says in several."""
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: is not KEY=VALUE; quote it, and escape what the shell would read"
-    text = str(error)
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1].lstrip("+~")
-        group, _, leaf = key.rpartition(".")
-        if (CONF / key).is_dir():
-            return f"{key}: is added with a +, as in +{key}={_options(key)[0].stem}"
-        sane = [o for o in overrides if o.split("=")[0].lstrip("+~") != key]
-        if len(sane) == len(overrides):  # the key is a committed file's, not the command line's
-            return f"{key}: unknown key"
-        node = OmegaConf.select(_compose(sane), group) if group else _compose(sane)
-        takers = [path.stem for path in _options(group) if leaf in _read(path)]
-        takes = ", ".join(str(k) for k in node if k != "_target_") if node is not None else ""
-        hint = f"; {leaf} is a key of {group}={'|'.join(takers)}" if takers else ""
-        return f"{key}: unknown key; {group or 'the configuration'} takes {takes}{hint}"
-    if match := re.search(r"Could not find '([^']+)/([^']+)'", text):
-        if match[2] == "submitit_slurm":
-            return "hydra/launcher: Slurm needs pip install 'fedmed[slurm]'"
-        takes = ", ".join(path.stem for path in _options(match[1]))
-        return f"{match[1]}={match[2]}: unknown; {match[1]} takes {takes}"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error or error.__cause__).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _options(group: str) -> list[Path]:
-    return sorted((CONF / group).glob("*.yaml")) if group else []
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return cast(dict[str, Any], yaml.safe_load(path.read_text())) or {}
-
-
-def _problems(error: ValidationError, raw: dict[str, Any]) -> Iterator[str]:
-    """Yield a line a key; the alternatives of a union share theirs."""
-    messages: dict[str, list[str]] = {}
-    inputs: dict[str, Any] = {}
-    for problem in error.errors():
-        key = _source(_key(problem["loc"], raw), raw)
-        unknown = problem["type"] == "extra_forbidden"
-        messages.setdefault(key, []).append("unknown key" if unknown else _lower(problem["msg"]))
-        inputs[key] = problem["input"]
-    for key, alternatives in messages.items():
-        got = "" if alternatives == ["unknown key"] else f", got {inputs[key]!r}"
-        yield f"{key}: {' or '.join(alternatives)}{got}"
-
-
-def _key(loc: tuple[int | str, ...], raw: Any) -> str:
-    """Return the part of pydantic's location that is a key of the configuration."""
-    key = []
-    for part in loc:
-        if not isinstance(raw, dict):
-            break
-        if part in raw:  # else it names an alternative of a union
-            key.append(str(part))
-            raw = raw[part]
-    return ".".join(key)
-
-
-def _lower(message: str) -> str:
-    return message[0].lower() + message[1:]
-
-
-def _source(key: str, raw: dict[str, Any]) -> str:
-    """Return the key that the user typed for ``key``, which may be interpolated from it."""
-    node: Any = raw
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    match = re.fullmatch(r"\$\{([\w.]+)\}", node) if isinstance(node, str) else None
-    return _source(match[1], raw) if match else key
+            raise ConfigError(explain(error, overrides, CONF, _compose)) from None
 
 
 def _components(config: Config) -> Iterator[tuple[str, Component]]:
@@ -430,47 +349,11 @@ def _check_faults(config: Config) -> None:
         raise ConfigError("faults.inject: to kill a client takes runner.workers of at least 1")
 
 
-def _check_arguments(path: str, component: Component, raw: dict[str, Any]) -> None:
-    try:
-        target = get_object(component.target)
-    except Exception as error:
-        raise ConfigError(f"{path}._target_: {_first_line(error)}") from None
-    parameters = inspect.signature(target).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    hints = _hints(target)
-    for name, value in component.arguments.items():
-        key = _source(f"{path}.{name}", raw)
-        if name not in parameters and not open_ended:
-            raise ConfigError(f"{key}: unknown key; {path} takes {', '.join(parameters)}")
-        if name in hints:
-            _check_value(key, value, hints[name])
-
-
 def _check_build(path: str, component: Component) -> None:
     try:
         component.build()
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: {_first_line(error)}") from None
-
-
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        return get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):  # annotations that do not resolve outside their module
-        return {}
-
-
-def _check_value(key: str, value: Any, hint: Any) -> None:
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
-        return
-    try:
-        adapter.validate_python(value)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ConfigError(f"{key}: {_lower(problem['msg'])}, got {problem['input']!r}") from None
+        raise ConfigError(f"{path}: {first_line(error)}") from None
 
 
 def _sha256(values: Any) -> str:
