@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from fedmed.client.layers import Call, Rows, Units, Unrecordable, parts, recordable, recorded
+from fedmed.client.layers import Call, Unrecordable, parts, recordable, recorded
+from fedmed.client.units import Rows, Units
 
 
 def image_losses(logits: Tensor, labels: Tensor) -> Tensor:

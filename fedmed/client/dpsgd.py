@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from fedmed.client.augment import augment
 from fedmed.client.clipping import ClippedSum
-from fedmed.client.layers import Rows
 from fedmed.client.rule import LocalRule
 from fedmed.client.training import optimizer_of
+from fedmed.client.units import Rows
 from fedmed.config import DPSGD, Client
 from fedmed.examples import Examples
 from fedmed.privacy.noise import Source, source
