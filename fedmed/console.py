@@ -1,7 +1,6 @@
 """What a person sees: live progress while it runs, and a readable table at its end."""
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -35,12 +34,7 @@ class Console:
             self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.rich.is_terminal:
             self._progress.stop()
 

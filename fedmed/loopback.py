@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import join
-from types import TracebackType
 from typing import Any
 
 from fedmed.credentials import make_certificates, make_node_key
@@ -54,12 +53,7 @@ class Loopback:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def key(self, client: int) -> Path:

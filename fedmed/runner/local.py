@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -64,12 +63,7 @@ class LocalEngine(Engine):
         flower.host()
         torch.set_num_threads(1)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.close()
         self._scratch.cleanup()
 
