@@ -28,6 +28,7 @@ from fedmed.partition import (
 from fedmed.table import COLUMNS, NO_FINDING, validate
 
 TARGETS = ("Cardiomegaly", "Effusion", "Nodule")
+TWO_EACH = ",".join(f"hospital-{site}:2" for site in range(1, 6))
 #: Every rule, how many clients it makes of the table below and what it is given.
 RULES: dict[str, tuple[int, tuple[str, ...]]] = {
     "iid": (8, ()),
@@ -42,6 +43,7 @@ RULES: dict[str, tuple[int, tuple[str, ...]]] = {
     "niid_label_quantity": (10, ()),
     "niid_label_dirichlet": (10, ()),
     "niid_quantity": (10, ("partition.alpha=1",)),
+    "sized": (10, (f"partition.sizes={{{{{TWO_EACH}}}}}",)),
     "saved": (8, ("partition.file={saved}",)),
 }
 #: Rules that follow from the table alone.

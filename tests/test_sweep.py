@@ -121,10 +121,14 @@ def test_slurm_resumes_what_was_cut_off_to_the_same_bits(
     command: Callable[..., subprocess.Popen[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Launcher and jobs are killed in the second of three cells; then two cells share a GPU."""
+    """Launcher and jobs are killed in the second of three cells; then two cells share a GPU.
+
+    A client takes its time in the third round, so that there is time to kill it.
+    """
     for name, value in cluster.items():
         monkeypatch.setenv(name, value)
-    grid = ("rounds=16", "seed=0,1,2")
+    slow = "faults.inject=[{kind: slow, clients: [0], rounds: [3], seconds: 4}]"
+    grid = ("rounds=16", "seed=0,1,2", slow)
     small = ("hydra.launcher.mem_gb=1", "hydra.launcher.timeout_min=5")
     one = ask(*grid, "hydra/launcher=slurm_cpu", "hydra.launcher.cpus_per_task=2", *small)
     done, cut, missing = Grid.of(one).cells
