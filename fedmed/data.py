@@ -1,24 +1,19 @@
 """A run's data: the dataset's table, its patients divided into clients, its images decoded."""
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from fedmed import hospital, partition, store
-from fedmed.config import Config, Deployment
+from fedmed import partition, store
+from fedmed.config import Config
 from fedmed.console import Console
-from fedmed.errors import ConfigError, DataError, FedmedError
+from fedmed.errors import DataError, FedmedError
 from fedmed.figures import draw_partition
 from fedmed.metrics import Floats
 from fedmed.rundir import RunDirectory
 from fedmed.store import Store
 from fedmed.table import Dataset, labels, validate
-
-RELEASED = "fedmed.release.Released"
-Told = Mapping[str, object]  # what a hospital says of its data
 
 
 @dataclass(frozen=True)
@@ -76,46 +71,6 @@ class Data:
         return [int(n) for n in sizes.sort_index()]
 
 
-@dataclass(frozen=True)
-class Remote(Data):
-    """The data of a run whose clients keep theirs: the server knows its own, and what they tell.
-
-    Attributes:
-        told: what each client answered; see :func:`fedmed.hospital.describe`.
-    """
-
-    told: list[Told]
-
-    @property
-    def hashes(self) -> dict[str, str]:  # noqa: D102
-        everyone = [self.store.sha256, *(str(one["data_sha256"]) for one in self.told)]
-        whose = [str(one["partition_sha256"]) for one in self.told]
-        return {
-            "data_sha256": hashlib.sha256("".join(everyone).encode()).hexdigest(),
-            "partition_sha256": hashlib.sha256("".join(whose).encode()).hexdigest(),
-        }
-
-    @property
-    def patients(self) -> dict[str, int]:  # noqa: D102
-        train, val = self._sum("train_patients"), self._sum("val_patients")
-        return {"train": train, "val": val, "test": int(self.test["patient"].nunique())}
-
-    @property
-    def images(self) -> dict[str, int]:  # noqa: D102
-        return {"train": self._sum("images"), "test": len(self.test)}
-
-    @property
-    def homes(self) -> list[set[str]]:  # noqa: D102
-        return [set(str(one["sites"]).split(hospital.SITES)) for one in self.told]
-
-    def units(self, unit: str) -> list[int]:  # noqa: D102
-        key = "train_patients" if unit == "patient" else "train_images"
-        return [int(str(one[key])) for one in self.told]
-
-    def _sum(self, key: str) -> int:
-        return sum(int(str(one[key])) for one in self.told)
-
-
 def prepare(config: Config, here: RunDirectory, console: Console, workers: int) -> Data:
     """Read the table, divide the patients, decode the images; keep who has what in ``here``.
 
@@ -162,32 +117,6 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     draw_partition(clients, dataset.targets, here.picture)
     truth = labels(test, dataset.targets)
     return Data(dataset, prepared, assigned, clients, test, truth, caveats)
-
-
-def connected(config: Config, here: RunDirectory, told: list[Told]) -> Remote:
-    """Return the data of a deployed run: the server's own test patients, and what hospitals told.
-
-    Raises:
-        ConfigError: if the hospitals' images are said to be noisy, which nobody here can check.
-        DataError: if ``runner.data`` is no folder of test patients.
-    """
-    assert isinstance(config.runner, Deployment)
-    if config.dataset.target == RELEASED:
-        raise ConfigError("dataset=released: the server cannot account for what hospitals released")
-    own = hospital.read(config.runner.data)
-    assigned = partition.read(config.runner.data / hospital.PARTITION)
-    if set(assigned["role"]) != {"test"}:
-        raise DataError(f"{config.runner.data}: the server's folder holds more than test patients")
-    targets = config.dataset.arguments["targets"]
-    columns = ["client", "sites", "patients", "images", "train_images", "val_images"]
-    shown = tuple(target for target in targets if target in told[0])
-    clients = pd.DataFrame(told)[[*columns, *shown]]
-    own.table.to_parquet(here.table)
-    partition.save(assigned, here.partition)
-    here.write_csv(clients, "clients.csv")
-    if shown:
-        draw_partition(clients, shown, here.picture)
-    return Remote(None, own, assigned, clients, own.table, labels(own.table, targets), [], told)
 
 
 def _check_known(table: pd.DataFrame, dataset: Dataset) -> None:

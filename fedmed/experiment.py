@@ -14,10 +14,10 @@ from flwr.serverapp.strategy import Strategy
 
 from fedmed import models
 from fedmed.checkpoint import Checkpoint, Row
-from fedmed.config import DPSGD, Config, Deployment, Local, Ray
+from fedmed.config import DPSGD, Config, Deployment
 from fedmed.console import Console, config_line
-from fedmed.data import Data, connected, prepare
-from fedmed.errors import ConfigError, FedmedError
+from fedmed.data import Data, prepare
+from fedmed.errors import FedmedError
 from fedmed.evaluation.bootstrap import score
 from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.subgroups import subgroups
@@ -28,15 +28,14 @@ from fedmed.privacy import Ledger
 from fedmed.privacy.assumptions import assumptions, guarantees
 from fedmed.privacy.released import pixel_assumptions, pixel_releases
 from fedmed.privacy.spending import Spending
+from fedmed.remote import connected
 from fedmed.rounds import Federation
 from fedmed.rundir import RunDirectory
-from fedmed.runner.deployed import Hospitals, connect
-from fedmed.runner.engine import Engine
-from fedmed.runner.grid import GridEngine, simulated
-from fedmed.runner.local import LocalEngine, workers
+from fedmed.runner.choice import engine_for
+from fedmed.runner.deployed import connect
+from fedmed.runner.local import workers
 from fedmed.summary import summarise, with_scores
 from fedmed.tracking import Tracker
-from fedmed.workplace import at
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ def _run(
         models.check_private(network)
     hospitals = None
     if isinstance(config.runner, Deployment):
-        hospitals = _connect(config.runner, overrides, console, grid)
+        hospitals = connect(grid, config.runner, overrides, console.say)
         data: Data = connected(config, here, hospitals.told)
     else:
         data = prepare(config, here, console, workers(config.runner))
@@ -113,7 +112,9 @@ def _run(
     fresh = Checkpoint(data.hashes, models.arrays_of(network, parameters_only))
     state = _resume(here, fresh, console)
     ledger, spending = _accounts(config, strategy, data, here)
-    engine = _engine(config, overrides, data, here, grid, hospitals)
+    sizes = data.clients["train_images"].tolist()
+    told = _told(overrides, data, here)
+    engine = engine_for(config.runner, told, sizes, len(data.test), grid, hospitals)
     with engine, Tracker(config, here.path, config.sha256[:16]) as tracker:
         if not config.withholds:  # who has how many of what is private too
             tracker.log_federation(data.clients, here.picture)
@@ -170,46 +171,15 @@ def _accounts(
     return ledger, spending
 
 
-def _connect(
-    runner: Deployment, overrides: Sequence[str], console: Console, grid: Grid | None
-) -> Hospitals:
-    if grid is None:
-        raise ConfigError(
-            "runner=deployment: such a run is started within a SuperLink, by flwr run or by "
-            "python scripts/deploy_local.py; see docs/deployment.md"
-        )
-    return connect(grid, runner, overrides, console.say)
-
-
-def _engine(
-    config: Config,
-    overrides: Sequence[str],
-    data: Data,
-    here: RunDirectory,
-    grid: Grid | None,
-    hospitals: Hospitals | None,
-) -> Engine:
-    run_config = {
+def _told(overrides: Sequence[str], data: Data, here: RunDirectory) -> dict[str, str]:
+    """Return what every client is told about the run."""
+    return {
         "overrides": shlex.join(overrides),
         "store": str(data.store.path.resolve()),
         "table": str(here.table.resolve()),
         "partition": str(here.partition.resolve()),
         "states": str(here.states.resolve()),
     }
-    sizes = data.clients["train_images"].tolist()
-    if grid and hospitals:  # which know themselves where their files are
-        told = run_config | dict.fromkeys(("store", "table", "partition", "states"), "")
-        return GridEngine(grid, hospitals.nodes, told, at(run_config))
-    if grid:
-        return GridEngine(grid, simulated(grid, len(sizes)), run_config, at(run_config))
-    if isinstance(config.runner, Local):
-        return LocalEngine(config.runner, run_config, sizes, len(data.test))
-    assert isinstance(config.runner, Ray)
-    try:
-        from fedmed.runner.simulation import RayEngine  # slow to import, and an extra
-    except ModuleNotFoundError:
-        raise ConfigError("runner=ray: needs Ray: pip install 'fedmed[ray]'") from None
-    return RayEngine(config.runner, len(sizes), run_config, at(run_config))
 
 
 def _results(

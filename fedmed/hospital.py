@@ -6,7 +6,7 @@ The server's folder is made alike, of the test patients.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from fedmed import partition, store
 from fedmed.errors import DataError, FedmedError
 from fedmed.store import Store
 from fedmed.table import labels
+
+Told = Mapping[str, object]  # what a hospital says of its data
 
 TABLE = "table.parquet"
 PARTITION = "partition.csv"

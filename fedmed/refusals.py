@@ -23,7 +23,7 @@ def explain(error: Exception, overrides: Sequence[str], conf: Path, compose: Com
         compose: composes other overrides, to see what a group takes.
     """
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: is not KEY=VALUE; quote it, and escape what the shell would read"
+        return malformed(error)
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1].lstrip("+~")
@@ -44,6 +44,11 @@ def explain(error: Exception, overrides: Sequence[str], conf: Path, compose: Com
         takes = ", ".join(path.stem for path in _options(conf / match[1]))
         return f"{match[1]}={match[2]}: unknown; {match[1]} takes {takes}"
     return first_line(error)
+
+
+def malformed(error: OverrideParseException) -> str:
+    """Say what is wrong with an override that Hydra's grammar does not take."""
+    return f"{error.override}: is not KEY=VALUE; quote it, and escape what the shell would read"
 
 
 def first_line(error: Exception) -> str:

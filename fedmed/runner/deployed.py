@@ -9,8 +9,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmed import config as cfg
-from fedmed.data import Told
-from fedmed.errors import FedmedError
+from fedmed.errors import ConfigError, FedmedError
+from fedmed.hospital import Told
 from fedmed.runner.grid import exchange
 
 PAUSE = 1.0  # seconds between two looks for nodes
@@ -58,13 +58,19 @@ class Hospitals:
 
 
 def connect(
-    grid: Grid, runner: cfg.Deployment, overrides: Sequence[str], say: Callable[[str], None]
+    grid: Grid | None, runner: cfg.Deployment, overrides: Sequence[str], say: Callable[[str], None]
 ) -> Hospitals:
     """Return the hospitals, once as many as configured are connected.
 
     Raises:
+        ConfigError: if Flower has not started the run.
         FedmedError: naming those that are missing after ``runner.wait`` seconds, or do not belong.
     """
+    if grid is None:
+        raise ConfigError(
+            "runner=deployment: such a run is started within a SuperLink, by flwr run or by "
+            "python scripts/deploy_local.py; see docs/deployment.md"
+        )
     until = time.monotonic() + runner.wait
     hospitals = Hospitals()
     while len(hospitals.node) < runner.clients:

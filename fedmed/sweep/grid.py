@@ -14,6 +14,7 @@ from hydra.errors import OverrideParseException
 
 from fedmed import config as cfg
 from fedmed.errors import ConfigError
+from fedmed.refusals import malformed
 from fedmed.rundir import RunDirectory
 from fedmed.trees import write_atomically
 
@@ -142,9 +143,7 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
     try:
         return OverridesParser.create().parse_overrides(list(arguments))
     except OverrideParseException as error:
-        raise ConfigError(
-            f"{error.override}: is not KEY=VALUE; quote it, and escape what the shell would read"
-        ) from None
+        raise ConfigError(malformed(error)) from None
 
 
 def _axes(overrides: Iterable[Override]) -> dict[str, list[str]]:
