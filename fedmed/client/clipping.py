@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from fedmed.client.layers import Call, Unrecordable, parts, recordable, recorded
+from fedmed.client.layers import Unrecordable, recordable, recorded
 from fedmed.client.units import Rows, Units
 
 
@@ -86,26 +86,18 @@ class ClippedSum:
 
     def _add_by_layers(self, images: Tensor, labels: Tensor, unit: Rows) -> Tensor:
         units = Units(unit, images.device)
-        with recorded(self._network) as calls:
+        with recorded(self._network, units) as record:
             losses = image_losses(self._network(images), labels)
             losses.sum().backward()  # type: ignore[no-untyped-call]
-        with torch.autocast(images.device.type, enabled=False):  # norms are exact in any case
-            self._add_recorded(calls, units, images, labels, unit)
+        scale = self._scale(record.squared_norms.sqrt())
+        if scale.all():
+            for name, part in record.parts.items():
+                part.add_to(self._sums[name], scale, units)
+            return losses.detach()
+        whole = scale.bool()[units.of_image]  # what is infinite times 0 is not 0: leave it out
+        if whole.any():
+            self._add_by_layers(images[whole], labels[whole], unit[whole.cpu().numpy()])
         return losses.detach()
-
-    def _add_recorded(
-        self, calls: dict[str, Call], units: Units, images: Tensor, labels: Tensor, unit: Rows
-    ) -> None:
-        added = parts(self._network, calls, units)
-        squared = torch.stack([part.squared_norms(units) for part in added.values()])
-        scale = self._scale(squared.sum(dim=0).sqrt())
-        if not scale.all():  # what is infinite times 0 is not 0: such units must not be there
-            whole = scale.bool()[units.of_image]
-            if whole.any():
-                self._add_by_layers(images[whole], labels[whole], unit[whole.cpu().numpy()])
-            return
-        for name, part in added.items():
-            part.add_to(self._sums[name], scale, units)
 
     def _add_by_images(self, images: Tensor, labels: Tensor, unit: Rows) -> Tensor:
         units = Units(unit, images.device)

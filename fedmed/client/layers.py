@@ -11,7 +11,7 @@ network (Bu et al. 2023, book-keeping).
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from fedmed.client.units import Ghost, Part, Units, Written
+from fedmed.client.units import Ghost, Part, Pixels, Units, Written
 from fedmed.models import FrozenBatchNorm
 
 #: Multiplications that take as long as to write, read and read again one number of a gradient.
 WRITING = 16.0
+
+#: Channels below which the library's own gradient of a kernel, unit by unit, is faster.
+NARROW = 8
 
 
 class Unrecordable(Exception):
@@ -48,41 +51,64 @@ def recordable(network: nn.Module) -> bool:
     return len(known) == len({*known}) and {*known} == {*network.parameters()}
 
 
-@contextmanager
-def recorded(network: nn.Module) -> Iterator[dict[str, Call]]:
-    """Record what passes through each layer within the block, forward and backward.
+class Record:
+    """What units add to the gradients of a network's parameters, as it is found.
 
-    No gradient of a parameter is computed there.
+    Attributes:
+        parts: by parameter's name.
+        squared_norms: of each unit's gradient over all parts, float64.
+
+    Args:
+        units: of the batch.
+    """
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+        self.parts: dict[str, Part] = {}
+        self.squared_norms = torch.zeros(
+            units.number, dtype=torch.float64, device=units.of_image.device
+        )
+
+    def add(self, name: str, layer: nn.Module, call: Call) -> None:
+        """Add a layer, while what passed through it is at hand.
+
+        Raises:
+            Unrecordable: if it was there before.
+        """
+        of_layer = next(f for kind, f in _PARTS.items() if isinstance(layer, kind))
+        for own, part in of_layer(layer, call, self._units).items():
+            key = f"{name}.{own}" if name else own
+            if key in self.parts:
+                raise Unrecordable(name)
+            self.parts[key] = part
+            self.squared_norms += part.squared_norms(self._units)
+
+
+@contextmanager
+def recorded(network: nn.Module, units: Units) -> Iterator[Record]:
+    """Record what units add to the gradients, as the block's backward pass comes by.
+
+    So the gradients of most layers' outputs need not be kept. No gradient of a parameter is
+    computed there.
 
     Raises:
         Unrecordable: if a layer is used twice, or its input is changed after it was used.
     """
-    calls: dict[str, Call] = {}
+    record = Record(units)
     parameters = [p for p in network.parameters() if p.requires_grad]
     with ExitStack() as stack:
         for name, layer in network.named_modules():
             if _known(layer) and list(layer.parameters(recurse=False)):
-                handle = layer.register_forward_hook(partial(_record, calls, name))
+                handle = layer.register_forward_hook(partial(_follow, record, name))
                 stack.callback(handle.remove)
         for p in parameters:
             stack.callback(p.requires_grad_, True)
             p.requires_grad_(False)
-        yield calls
+        yield record
 
 
-def parts(network: nn.Module, calls: Mapping[str, Call], units: Units) -> dict[str, Part]:
-    """Return what the units add to the gradient of each parameter that was used, by its name."""
-    found: dict[str, Part] = {}
-    for name, call in calls.items():
-        layer = network.get_submodule(name)
-        of_layer = next(f for kind, f in _PARTS.items() if isinstance(layer, kind))
-        for own, part in of_layer(layer, call, units).items():
-            found[f"{name}.{own}" if name else own] = part
-    return found
-
-
-def _record(
-    calls: dict[str, Call], name: str, layer: nn.Module, inputs: tuple[Tensor], output: Tensor
+def _follow(
+    record: Record, name: str, layer: nn.Module, inputs: tuple[Tensor], output: Tensor
 ) -> Tensor:
     a = inputs[0].detach()
     version, precision = a._version, next(layer.parameters()).dtype
@@ -91,9 +117,10 @@ def _record(
         output = output.requires_grad_().clone()
 
     def note(g: Tensor) -> None:
-        if name in calls or a._version != version:
+        if a._version != version:
             raise Unrecordable(name)
-        calls[name] = Call(a.to(precision), g.to(precision), saved)
+        with torch.autocast(g.device.type, enabled=False):  # norms are exact in any case
+            record.add(name, layer, Call(a.to(precision), g.to(precision), saved))
 
     output.register_hook(note)  # type: ignore[no-untyped-call]
     return output
@@ -129,11 +156,17 @@ def _matrix(a: Tensor, g: Tensor, units: Units) -> Part:
 
     if _ghost_is_cheaper(a.shape[2], g.shape[2], a.shape[1], units):
         return Ghost(products, add)
-    rows = a.new_empty(units.number, a.shape[2] * g.shape[2])
-    for which, images in units.alike():
-        b, h = (t[images].reshape(len(which), -1, t.shape[2]) for t in (a, g))
-        rows[which] = (h.mT @ b).flatten(1)
-    return Written(rows)
+    return _written(a, g, units)
+
+
+def _written(a: Tensor, g: Tensor, units: Units) -> Written:
+    """Write out the gradients of a weight that is multiplied with a, n×T×d → n×T×p."""
+
+    def gradients(images: Tensor | slice, number: int) -> Tensor:
+        b, h = (t[images].reshape(number, -1, t.shape[2]) for t in (a, g))
+        return (h.mT @ b).flatten(1)
+
+    return Written(units.together(gradients))
 
 
 def _conv(layer: nn.Conv2d, call: Call, units: Units) -> dict[str, Part]:
@@ -164,10 +197,34 @@ def _kernel(layer: nn.Conv2d, call: Call, units: Units) -> Part:
 
     if layer.groups == 1 and _ghost_is_cheaper(seen, out, side.numel(), units):
         return Ghost(products, add)
+    if layer.groups == 1 and min(layer.in_channels, out) >= NARROW:
+        return Pixels([_written(a, g, units) for a, g in _meetings(layer, call)])
     rows = call.a.new_empty(units.number, *layer.weight.shape)
     for u, images in enumerate(units.each()):
         rows[u] = gradient(call.a[images], call.g[images])
     return Written(rows.flatten(1))
+
+
+def _meetings(layer: nn.Conv2d, call: Call) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield, for each pixel of a kernel, the input that it meets and the gradient there.
+
+    Either is shifted, which takes a copy: the one with fewer channels, where that is possible.
+
+    Yields:
+        n×T×C and n×T×p, whose products summed over T are the gradient of the pixel.
+    """
+    a, g = (t.permute(0, 2, 3, 1) for t in (call.a, call.g))
+    (top, left), (height, width) = cast(tuple[int, int], layer.padding), layer.kernel_size
+    if layer.stride == (1, 1) and g.shape[3] < a.shape[3]:
+        top = (height - 1) * layer.dilation[0] - top
+        left = (width - 1) * layer.dilation[1] - left
+        g = F.pad(g, (0, 0, left, left, top, top))
+        for y, x in reversed([*_taps(layer, a.shape[1:3])]):
+            yield a.flatten(1, 2), g[:, y, x].flatten(1, 2)
+        return
+    a = F.pad(a, (0, 0, left, left, top, top))
+    for y, x in _taps(layer, g.shape[1:3]):
+        yield a[:, y, x].flatten(1, 2), g.flatten(1, 2)
 
 
 def _depthwise(layer: nn.Conv2d, a: Tensor, g: Tensor, units: Units) -> Part:

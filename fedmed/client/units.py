@@ -45,14 +45,21 @@ class Units:
         total.index_add_(0, self.of_image, each)
         return total
 
-    def alike(self) -> Iterator[tuple[Tensor, Tensor | slice]]:
-        """Yield units that have equally many images, u of them with m, and their u·m images."""
+    def together(self, of_alike: Callable[[Tensor | slice, int], Tensor]) -> Tensor:
+        """Return units×…, found for units together that have equally many images.
+
+        Args:
+            of_alike: from the u·m images of u units, and u, to u×….
+        """
         if len(self._like) == 1:  # a view of all costs less than a copy
-            yield torch.arange(self.number, device=self.of_image.device), slice(None)
-            return
+            return of_alike(slice(None), self.number)
+        found = torch.empty(0)
         for size, which in self._like.items():
             index = self._starts[which, None] + torch.arange(size, device=which.device)
-            yield which, index.flatten()
+            some = of_alike(index.flatten(), len(which))
+            found = found if len(found) else some.new_empty(self.number, *some.shape[1:])
+            found.index_copy_(0, which, some)
+        return found
 
     def each(self) -> Iterator[slice]:
         """Yield the images of each unit."""
@@ -82,7 +89,23 @@ class Written:
 
     def add_to(self, total: Tensor, scale: Tensor, units: Units) -> None:
         """Add the units' gradients, each times its ``scale``."""
-        total.view(-1).addmv_(self.rows.T, scale)
+        total.add_((scale @ self.rows).view(total.shape))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The gradients of units for a kernel, its pixels apart, row by row."""
+
+    each: list[Written]
+
+    def squared_norms(self, units: Units) -> Tensor:
+        """Return the squared L2 norm of each unit's gradient, float64."""
+        return torch.stack([pixel.squared_norms(units) for pixel in self.each]).sum(dim=0)
+
+    def add_to(self, total: Tensor, scale: Tensor, units: Units) -> None:
+        """Add the units' gradients, each times its ``scale``."""
+        for pixel, part in zip(total.flatten(2).unbind(2), self.each, strict=True):
+            part.add_to(pixel, scale, units)
 
 
 @dataclass(frozen=True)
@@ -103,11 +126,13 @@ class Ghost:
 
     def squared_norms(self, units: Units) -> Tensor:
         """Return the squared L2 norm of each unit's gradient, float64."""
-        norms = torch.zeros(units.number, dtype=torch.float64, device=units.of_image.device)
-        for which, images in units.alike():
-            a, g = self.products(images, len(which))
-            norms[which] = torch.linalg.vecdot(a.flatten(1), g.flatten(1)).clamp(min=0)
-        return norms
+
+        def norms(images: Tensor | slice, number: int) -> Tensor:
+            a, g = self.products(images, number)
+            found: Tensor = torch.linalg.vecdot(a.flatten(1), g.flatten(1)).clamp(min=0)
+            return found
+
+        return units.together(norms)
 
     def add_to(self, total: Tensor, scale: Tensor, units: Units) -> None:
         """Add the units' gradients, each times its ``scale``."""
