@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,26 @@ def test_published_epsilons_are_reproduced(z: float, epochs: int, published: flo
     assert loose == pytest.approx(published, rel=0.01)
     ours = epsilon([Event(1, "image", z, q, client=0, steps=steps)], DELTA)
     assert 0.6 * published < ours < published
+
+
+def test_opacus_published_figures_are_reproduced() -> None:
+    """Its accountants' own tests: ε of 90 epochs by Rényi DP, and the noise for an ε of 8."""
+    taken = Event(1, "image", 1.5, 0.04, client=0, steps=2250)
+    assert cross_checks([taken], DELTA)[RENYI] == pytest.approx(7.32911117143, rel=1e-3)
+    assert 0.9 * 7.329 < epsilon([taken], DELTA) < 7.329
+    assert 0.9 * 1.4253 < noise_for(replace(taken, noise_multiplier=0.0), 8.0, DELTA) < 1.4253
+
+
+def test_dp_fedavg_published_figures_are_reproduced() -> None:
+    """TensorFlow Federated's tutorial: (2, 1e-5)-DP for its clients takes 120 of 3,383 a round."""
+
+    def rounds(clients: int) -> list[Event]:
+        z, rate = 0.01 * clients, clients / 3383
+        return [Event(r, "client", z, rate) for r in range(1, 101)]
+
+    fewer, published = (cross_checks(rounds(n), DELTA)[RENYI] for n in (119, 120))
+    assert published < 2.0 < fewer
+    assert 0.8 * published < epsilon(rounds(120), DELTA) < published
 
 
 def test_epsilon_of_opacus_rdp_accountant_bounds_ours() -> None:
