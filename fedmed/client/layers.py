@@ -161,12 +161,14 @@ def _matrix(a: Tensor, g: Tensor, units: Units) -> Part:
 
 def _written(a: Tensor, g: Tensor, units: Units) -> Written:
     """Write out the gradients of a weight that is multiplied with a, n×T×d → n×T×p."""
-
-    def gradients(images: Tensor | slice, number: int) -> Tensor:
-        b, h = (t[images].reshape(number, -1, t.shape[2]) for t in (a, g))
-        return (h.mT @ b).flatten(1)
-
-    return Written(units.together(gradients))
+    rows = a.new_empty(units.number, g.shape[2], a.shape[2])
+    if units.number * units.largest == len(a):  # all alike
+        b, h = (t.reshape(units.number, -1, t.shape[2]) for t in (a, g))
+        torch.bmm(h.mT, b, out=rows)
+    else:
+        for row, images in zip(rows, units.each(), strict=True):
+            torch.mm(g[images].flatten(0, 1).T, a[images].flatten(0, 1), out=row)
+    return Written(rows.flatten(1))
 
 
 def _conv(layer: nn.Conv2d, call: Call, units: Units) -> dict[str, Part]:
@@ -253,8 +255,8 @@ def _gradient_of_kernel(shape: Sequence[int], how: tuple[Any, ...], a: Tensor, g
 
 def _ghost_is_cheaper(into: int, out: int, positions: int, units: Units) -> bool:
     """Choose between products of any two positions and the units' gradients themselves."""
-    together = positions * len(units.of_image) / units.number
-    return together**2 * (1 / into + 1 / out) < WRITING
+    pairs = positions**2 * units.mean_square
+    return pairs * (1 / into + 1 / out) < WRITING
 
 
 def _gram(rows: Tensor, units: int) -> Tensor:

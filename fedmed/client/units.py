@@ -19,6 +19,8 @@ class Units:
     Attributes:
         number: of units.
         of_image: the unit of each image, counted from 0.
+        largest: images of the unit that has most.
+        mean_square: of the units' numbers of images.
 
     Args:
         unit: whose each of the n images is, a unit's in a row.
@@ -29,6 +31,8 @@ class Units:
         starts = np.flatnonzero(np.diff(unit, prepend=unit[0] - 1))
         sizes = np.diff(starts, append=len(unit))
         self.number = len(starts)
+        self.largest = int(sizes.max())
+        self.mean_square = float(np.square(sizes).mean())
         self.of_image = torch.from_numpy(np.repeat(np.arange(len(starts)), sizes)).to(device)
         self._like = {
             int(size): torch.from_numpy(np.flatnonzero(sizes == size)).to(device)

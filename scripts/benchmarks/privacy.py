@@ -34,6 +34,7 @@ Step = Callable[[Tensor, Tensor], None]
 SIZE = 64
 BAR = 1.6
 STEPS = 3  # timed in a row
+UNEVEN = [1, 1, 2, 1, 3, 1, 1, 6]  # 16 images, so that no patient lies across chunks
 
 
 def plain(config: cfg.Config) -> Step:
@@ -49,8 +50,8 @@ def plain(config: cfg.Config) -> Step:
     return step
 
 
-def private(config: cfg.Config, images_per_unit: int, physical: int) -> Step:
-    """Return the step of ``privacy=dpsgd`` when each unit has as many images."""
+def private(config: cfg.Config, sizes: list[int], physical: int) -> Step:
+    """Return the step of ``privacy=dpsgd`` when units have as many images, again and again."""
     network = _network(config, "group")
     optimizer = optimizer_of(network, config.client)
     clipped = ClippedSum(network, 1.0)
@@ -58,11 +59,11 @@ def private(config: cfg.Config, images_per_unit: int, physical: int) -> Step:
 
     def step(images: Tensor, labels: Tensor) -> None:
         clipped.total.zero_()
-        unit = np.arange(len(images)) // images_per_unit
+        unit = np.repeat(np.arange(len(images)), np.resize(sizes, len(images)))[: len(images)]
         for i in range(0, len(images), physical):
             part = slice(i, i + physical)
             clipped.add_units(images[part], labels[part], unit[part])
-        clipped.total.add_(noise.normal(len(clipped.total))).div_(len(images) / images_per_unit)
+        clipped.total.add_(noise.normal(len(clipped.total))).div_(unit[-1] + 1)
         optimizer.step()
 
     return step
@@ -175,8 +176,9 @@ def measure(arguments: argparse.Namespace) -> tuple[Table, dict[str, Any]]:
     config = cfg.compose([f"model={arguments.model}", f"dataset.size={SIZE}"])
     ways = {
         "plain": plain(config),
-        "image": private(config, 1, arguments.physical),
-        "patient, 2 images each": private(config, 2, arguments.physical),
+        "image": private(config, [1], arguments.physical),
+        "patient, 2 images each": private(config, [2], arguments.physical),
+        "patient, 1 to 6 images each": private(config, UNEVEN, arguments.physical),
         "Opacus hooks": opacus(config, ghost=False),
         "Opacus ghost clipping": opacus(config, ghost=True),
     }
