@@ -126,6 +126,23 @@ def test_layers_of_all_kinds_and_units_of_all_sizes(sizes: list[int], more: Any)
     assert all(p.requires_grad for p in network.parameters())
 
 
+@pytest.mark.parametrize("sizes", [[2, 2], [1, 3]])
+@pytest.mark.parametrize("out", [9, 15])  # narrower than the input, and wider
+def test_kernels_by_their_pixels(sizes: list[int], out: int) -> None:
+    torch.manual_seed(0)
+    uneven = nn.Conv2d(
+        12, out, (3, 2), padding=(3, 0), dilation=(1, 2)
+    )  # padded by more than it sees
+    layers = [nn.Conv2d(1, 12, 3, padding=1), uneven, nn.Flatten(), nn.Linear(out * 20 * 14, 2)]
+    network = nn.Sequential(*layers).double()
+    unit = np.repeat(np.arange(2), sizes)
+    images, labels = (x.double() for x in images_and_labels(4, 2, 16))
+    expected = clipped_and_summed(slow_gradients(network, images, labels, unit), 0.2)
+    clipped = ClippedSum(network, 0.2)
+    clipped.add_units(images, labels, unit)
+    assert float((clipped.total - expected).norm() / expected.norm()) < 1e-5
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     scales=st.lists(

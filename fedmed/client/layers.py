@@ -162,7 +162,7 @@ def _matrix(a: Tensor, g: Tensor, units: Units) -> Part:
 def _written(a: Tensor, g: Tensor, units: Units) -> Written:
     """Write out the gradients of a weight that is multiplied with a, n×T×d → n×T×p."""
     rows = a.new_empty(units.number, g.shape[2], a.shape[2])
-    if units.number * units.largest == len(a):  # all alike
+    if units.alike:
         b, h = (t.reshape(units.number, -1, t.shape[2]) for t in (a, g))
         torch.bmm(h.mT, b, out=rows)
     else:

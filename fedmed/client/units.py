@@ -19,7 +19,7 @@ class Units:
     Attributes:
         number: of units.
         of_image: the unit of each image, counted from 0.
-        largest: images of the unit that has most.
+        alike: whether all have equally many images.
         mean_square: of the units' numbers of images.
 
     Args:
@@ -31,7 +31,7 @@ class Units:
         starts = np.flatnonzero(np.diff(unit, prepend=unit[0] - 1))
         sizes = np.diff(starts, append=len(unit))
         self.number = len(starts)
-        self.largest = int(sizes.max())
+        self.alike = bool((sizes == sizes[0]).all())
         self.mean_square = float(np.square(sizes).mean())
         self.of_image = torch.from_numpy(np.repeat(np.arange(len(starts)), sizes)).to(device)
         self._like = {
@@ -55,7 +55,7 @@ class Units:
         Args:
             of_alike: from the u·m images of u units, and u, to u×….
         """
-        if len(self._like) == 1:  # a view of all costs less than a copy
+        if self.alike:  # a view of all costs less than a copy
             return of_alike(slice(None), self.number)
         found = torch.empty(0)
         for size, which in self._like.items():
