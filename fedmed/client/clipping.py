@@ -61,14 +61,11 @@ class ClippedSum:
         Args:
             images: n×1×H×W.
             labels: n×T.
-            unit: of each image, in any coding that keeps a unit's images in a row.
+            unit: of each image, in any coding.
         """
-        if self._by_layers:
-            try:
-                return self._add_by_layers(images, labels, unit)
-            except Unrecordable:
-                self._by_layers = False
-        return self._add_by_images(images, labels, unit)
+        units = Units(unit, images.device)
+        losses = self._add(images[units.order], labels[units.order], units)
+        return torch.empty_like(losses).index_copy_(0, units.order, losses)
 
     def add_large_unit(self, pieces: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         """Add the clipped gradient of one unit that comes in pieces, and return the losses."""
@@ -84,8 +81,15 @@ class ClippedSum:
         self._add_rows(rows)
         return torch.cat(losses)
 
-    def _add_by_layers(self, images: Tensor, labels: Tensor, unit: Rows) -> Tensor:
-        units = Units(unit, images.device)
+    def _add(self, images: Tensor, labels: Tensor, units: Units) -> Tensor:
+        if self._by_layers:
+            try:
+                return self._add_by_layers(images, labels, units)
+            except Unrecordable:
+                self._by_layers = False
+        return self._add_by_images(images, labels, units)
+
+    def _add_by_layers(self, images: Tensor, labels: Tensor, units: Units) -> Tensor:
         with recorded(self._network, units) as record:
             losses = image_losses(self._network(images), labels)
             losses.sum().backward()  # type: ignore[no-untyped-call]
@@ -96,11 +100,11 @@ class ClippedSum:
             return losses.detach()
         whole = scale.bool()[units.of_image]  # what is infinite times 0 is not 0: leave it out
         if whole.any():
-            self._add_by_layers(images[whole], labels[whole], unit[whole.cpu().numpy()])
+            unit = units.of_image[whole].cpu().numpy()
+            self.add_units(images[whole], labels[whole], unit)
         return losses.detach()
 
-    def _add_by_images(self, images: Tensor, labels: Tensor, unit: Rows) -> Tensor:
-        units = Units(unit, images.device)
+    def _add_by_images(self, images: Tensor, labels: Tensor, units: Units) -> Tensor:
         weights = {name: p.detach() for name, p in self._parameters.items()}
         losses: Tensor
         gradients, losses = self._per_image(weights, images, labels)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from fedmed.client.units import Ghost, Part, Pixels, Units, Written
+from fedmed.client.units import Ghost, Part, Pixels, Run, Units, Written
 from fedmed.models import FrozenBatchNorm
 
 #: Multiplications that take as long as to write, read and read again one number of a gradient.
@@ -147,8 +147,8 @@ def _linear(layer: nn.Linear, call: Call, units: Units) -> dict[str, Part]:
 def _matrix(a: Tensor, g: Tensor, units: Units) -> Part:
     """Return the part of a weight that is multiplied with a at each position, n×T×d → n×T×p."""
 
-    def products(images: Tensor | slice, units: int) -> tuple[Tensor, Tensor]:
-        return _gram(a[images], units), _gram(g[images], units)
+    def products(run: Run) -> tuple[Tensor, Tensor]:
+        return _gram(a[run.images], run.number), _gram(g[run.images], run.number)
 
     def add(total: Tensor, scale: Tensor) -> None:
         scaled = (g * scale.view(-1, 1, 1)).flatten(0, 1)
@@ -162,12 +162,9 @@ def _matrix(a: Tensor, g: Tensor, units: Units) -> Part:
 def _written(a: Tensor, g: Tensor, units: Units) -> Written:
     """Write out the gradients of a weight that is multiplied with a, n×T×d → n×T×p."""
     rows = a.new_empty(units.number, g.shape[2], a.shape[2])
-    if units.alike:
-        b, h = (t.reshape(units.number, -1, t.shape[2]) for t in (a, g))
-        torch.bmm(h.mT, b, out=rows)
-    else:
-        for row, images in zip(rows, units.each(), strict=True):
-            torch.mm(g[images].flatten(0, 1).T, a[images].flatten(0, 1), out=row)
+    for run in units.runs:
+        b, h = (t[run.images].reshape(run.number, -1, t.shape[2]) for t in (a, g))
+        torch.bmm(h.mT, b, out=rows[run.units])
     return Written(rows.flatten(1))
 
 
@@ -190,9 +187,9 @@ def _kernel(layer: nn.Conv2d, call: Call, units: Units) -> Part:
     how = (layer.stride, layer.padding, layer.dilation, layer.groups)
     gradient = partial(_gradient_of_kernel, layer.weight.shape, how)
 
-    def products(images: Tensor | slice, units: int) -> tuple[Tensor, Tensor]:
-        a, g = (t[images].permute(0, 2, 3, 1) for t in (call.a, call.g))
-        return _gram_of_windows(layer, a, units, side), _gram(g.flatten(1, 2), units)
+    def products(run: Run) -> tuple[Tensor, Tensor]:
+        a, g = (t[run.images].permute(0, 2, 3, 1) for t in (call.a, call.g))
+        return _gram_of_windows(layer, a, run.number, side), _gram(g.flatten(1, 2), run.number)
 
     def add(total: Tensor, scale: Tensor) -> None:
         total.add_(gradient(call.a, call.g * scale.view(-1, 1, 1, 1)))
@@ -201,10 +198,12 @@ def _kernel(layer: nn.Conv2d, call: Call, units: Units) -> Part:
         return Ghost(products, add)
     if layer.groups == 1 and min(layer.in_channels, out) >= NARROW:
         return Pixels([_written(a, g, units) for a, g in _meetings(layer, call)])
-    rows = call.a.new_empty(units.number, *layer.weight.shape)
-    for u, images in enumerate(units.each()):
-        rows[u] = gradient(call.a[images], call.g[images])
-    return Written(rows.flatten(1))
+    rows = [
+        gradient(a, g)
+        for run in units.runs
+        for a, g in zip(*(t[run.images].chunk(run.number) for t in (call.a, call.g)), strict=True)
+    ]
+    return Written(torch.stack(rows).flatten(1))
 
 
 def _meetings(layer: nn.Conv2d, call: Call) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,9 +1,8 @@
 """Units of privacy in a batch, and what they add to the gradient of one parameter."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,33 +12,50 @@ from torch import Tensor
 Rows = NDArray[np.intp]
 
 
-class Units:
-    """Which images belong together.
+class Run(NamedTuple):
+    """Units of equally many images, which stand together.
 
     Attributes:
+        units: which they are.
+        images: theirs.
         number: of units.
-        of_image: the unit of each image, counted from 0.
-        alike: whether all have equally many images.
+    """
+
+    units: slice
+    images: slice
+    number: int
+
+
+class Units:
+    """Which images belong together, in an order in which units of equally many are neighbours.
+
+    So whatever is found for units of one size at once is found from a view.
+
+    Attributes:
+        order: of the images: a unit's in a row, small units first.
+        number: of units.
+        of_image: the unit of each image in that order, counted from 0.
+        runs: of units of one size.
         mean_square: of the units' numbers of images.
 
     Args:
-        unit: whose each of the n images is, a unit's in a row.
+        unit: whose each of the n images is, in any coding.
         device: of the images.
     """
 
     def __init__(self, unit: Rows, device: torch.device) -> None:
-        starts = np.flatnonzero(np.diff(unit, prepend=unit[0] - 1))
-        sizes = np.diff(starts, append=len(unit))
-        self.number = len(starts)
-        self.alike = bool((sizes == sizes[0]).all())
+        _, code, sizes = np.unique(unit, return_inverse=True, return_counts=True)
+        self.order = torch.from_numpy(np.lexsort((code, sizes[code]))).to(device)
+        sizes.sort()
+        self.number = len(sizes)
+        self.of_image = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)).to(device)
         self.mean_square = float(np.square(sizes).mean())
-        self.of_image = torch.from_numpy(np.repeat(np.arange(len(starts)), sizes)).to(device)
-        self._like = {
-            int(size): torch.from_numpy(np.flatnonzero(sizes == size)).to(device)
-            for size in np.unique(sizes)
-        }
-        self._starts = torch.from_numpy(starts).to(device)
-        self._bounds = [*starts.tolist(), len(unit)]
+        self.runs = []
+        first = image = 0
+        for size, number in zip(*np.unique(sizes, return_counts=True), strict=True):
+            units, images = slice(first, first + number), slice(image, image + size * number)
+            self.runs.append(Run(units, images, int(number)))
+            first, image = units.stop, images.stop
 
     def sum(self, each: Tensor) -> Tensor:
         """Sum n×d over the images of each unit."""
@@ -48,26 +64,6 @@ class Units:
         total: Tensor = each.new_zeros(self.number, each.shape[1])
         total.index_add_(0, self.of_image, each)
         return total
-
-    def together(self, of_alike: Callable[[Tensor | slice, int], Tensor]) -> Tensor:
-        """Return units×…, found for units together that have equally many images.
-
-        Args:
-            of_alike: from the u·m images of u units, and u, to u×….
-        """
-        if self.alike:  # a view of all costs less than a copy
-            return of_alike(slice(None), self.number)
-        found = torch.empty(0)
-        for size, which in self._like.items():
-            index = self._starts[which, None] + torch.arange(size, device=which.device)
-            some = of_alike(index.flatten(), len(which))
-            found = found if len(found) else some.new_empty(self.number, *some.shape[1:])
-            found.index_copy_(0, which, some)
-        return found
-
-    def each(self) -> Iterator[slice]:
-        """Yield the images of each unit."""
-        yield from itertools.starmap(slice, itertools.pairwise(self._bounds))
 
 
 class Part(Protocol):
@@ -120,23 +116,22 @@ class Ghost:
     too small would let a unit through unclipped.
 
     Attributes:
-        products: of the inputs at any two positions, and of the gradients, of given images:
+        products: of the inputs at any two positions, and of the gradients, of a run of units:
             u·m images → u×mT×mT each.
         add: adds the gradients of images, each times a number, to the sum.
     """
 
-    products: Callable[[Tensor | slice, int], tuple[Tensor, Tensor]]
+    products: Callable[[Run], tuple[Tensor, Tensor]]
     add: Callable[[Tensor, Tensor], object]
 
     def squared_norms(self, units: Units) -> Tensor:
         """Return the squared L2 norm of each unit's gradient, float64."""
 
-        def norms(images: Tensor | slice, number: int) -> Tensor:
-            a, g = self.products(images, number)
-            found: Tensor = torch.linalg.vecdot(a.flatten(1), g.flatten(1)).clamp(min=0)
-            return found
-
-        return units.together(norms)
+        norms = []
+        for run in units.runs:
+            a, g = self.products(run)
+            norms.append(torch.linalg.vecdot(a.flatten(1), g.flatten(1)).clamp(min=0))
+        return torch.cat(norms)
 
     def add_to(self, total: Tensor, scale: Tensor, units: Units) -> None:
         """Add the units' gradients, each times its ``scale``."""
