@@ -126,7 +126,6 @@ class Ghost:
 
     def squared_norms(self, units: Units) -> Tensor:
         """Return the squared L2 norm of each unit's gradient, float64."""
-
         norms = []
         for run in units.runs:
             a, g = self.products(run)
