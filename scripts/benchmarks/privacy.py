@@ -1,18 +1,24 @@
 """Measure what a private step costs over a plain one, side by side, and whether memory stays put.
 
-Each way takes the same images through forward, backward and optimizer step; the ways take turns,
-so that a machine that is busy is equally busy for all. A turn opens with a step that is not timed,
-after which memory is as in training, where steps of one kind follow one another. Seconds are of one
-core's processor time.
+Each way takes the same images through forward, backward and optimizer step, in a process of its own
+as in training: in one process, what the ways leave of each other's memory costs some of them up to
+a tenth. The C library keeps what is freed, as it happens to in workers: a process that does nothing
+but steps may give it back after each and fetch it again, which costs as much. The ways take turns,
+so that a machine that is busy is equally busy for all. A turn opens with a step that is not timed.
+Seconds are of one core's processor time.
 """
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -31,9 +37,11 @@ from fedmed.client.training import masked_bce, optimizer_of
 from fedmed.privacy.noise import Seeded
 
 Step = Callable[[Tensor, Tensor], None]
+Way = Callable[[cfg.Config], Step]
 SIZE = 64
 BAR = 1.6
 STEPS = 3  # timed in a row
+KEPT = {f"MALLOC_{kind}_THRESHOLD_": str(2**30) for kind in ("TRIM", "MMAP")}  # glibc's malloc
 UNEVEN = [1, 1, 2, 1, 3, 1, 1, 6]  # 16 images, so that no patient lies across chunks
 
 
@@ -114,23 +122,32 @@ class _PerImage(nn.Module):
 
 def peak(config: cfg.Config, batch: int, physical: int) -> float:
     """Return the peak memory, in MB, of a process that takes one private step."""
+    with _process(_peak, config, batch, physical) as answers:
+        return float(answers.recv())
+
+
+@contextmanager
+def _process(does: Callable[..., None], *arguments: Any) -> Iterator[Connection]:
+    """Start a process that speaks through the connection which is its last argument."""
     context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=_peak, args=(config, batch, physical, send))
+    here, there = context.Pipe()
+    process = context.Process(target=does, args=(*arguments, there))
     process.start()
-    value = float(receive.recv())
-    process.join()
-    return value
+    try:
+        yield here
+    finally:
+        here.close()
+        process.join()
 
 
-def _peak(config: cfg.Config, batch: int, physical: int, send: Any) -> None:
+def _peak(config: cfg.Config, batch: int, physical: int, answers: Connection) -> None:
     torch.set_num_threads(1)
     network = _network(config, "group")
     clipped = ClippedSum(network, 1.0)
     for i in range(0, batch, physical):  # what a client does: images are loaded chunk by chunk
         images, labels = _batch(min(physical, batch - i), config)
         clipped.add_units(images, labels, np.arange(len(images)))
-    send.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    answers.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def _network(config: cfg.Config, norm: Any) -> nn.Module:
@@ -145,44 +162,57 @@ def _batch(n: int, config: cfg.Config) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 1, SIZE, SIZE, generator=rng), labels
 
 
-def _time(step: Step, images: Tensor, labels: Tensor) -> float:
-    step(images, labels)
-    started = time.process_time()
-    for _ in range(STEPS):
-        step(images, labels)
-    return (time.process_time() - started) / STEPS
-
-
-def by_turns(ways: dict[str, Step], batch: tuple[Tensor, Tensor], repeats: int) -> dict[str, Any]:
-    """Return each way's seconds a step, by turns, or why it does not run."""
-    found: dict[str, Any] = {}
-    for name, step in ways.items():
-        try:
+def _take_turns(build: Way, config: cfg.Config, n: int, turns: Connection) -> None:
+    """Answer that the way runs or why it does not; then each call with the seconds of a step."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    batch = _batch(n, config)
+    try:
+        step = build(config)
+        step(*batch)
+        turns.send("")
+    except Exception as error:
+        turns.send(str(error).strip().splitlines()[0])
+        return
+    with suppress(EOFError):
+        while turns.recv():
             step(*batch)
-            found[name] = []
-        except Exception as error:
-            found[name] = str(error).strip().splitlines()[0]
-    for _ in range(repeats):
-        for name, seconds in found.items():
-            if isinstance(seconds, list):
-                seconds.append(_time(ways[name], *batch))
+            started = time.process_time()
+            for _ in range(STEPS):
+                step(*batch)
+            turns.send((time.process_time() - started) / STEPS)
+
+
+def by_turns(ways: dict[str, Way], config: cfg.Config, n: int, repeats: int) -> dict[str, Any]:
+    """Return each way's seconds a step of n images, by turns, or why it does not run."""
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        turns = {}
+        for name, build in ways.items():
+            turn = stack.enter_context(_process(_take_turns, build, config, n))
+            found[name] = turn.recv() or []
+            if not found[name]:
+                turns[name] = turn
+        for _ in range(repeats):
+            for name, turn in turns.items():
+                turn.send("go")
+                found[name].append(turn.recv())
     return found
 
 
 def measure(arguments: argparse.Namespace) -> tuple[Table, dict[str, Any]]:
     """Measure what a private step costs over a plain one, and its memory."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
     config = cfg.compose([f"model={arguments.model}", f"dataset.size={SIZE}"])
     ways = {
-        "plain": plain(config),
-        "image": private(config, [1], arguments.physical),
-        "patient, 2 images each": private(config, [2], arguments.physical),
-        "patient, 1 to 6 images each": private(config, UNEVEN, arguments.physical),
-        "Opacus hooks": opacus(config, ghost=False),
-        "Opacus ghost clipping": opacus(config, ghost=True),
+        "plain": plain,
+        "image": partial(private, sizes=[1], physical=arguments.physical),
+        "patient, 2 images each": partial(private, sizes=[2], physical=arguments.physical),
+        "patient, 1 to 6 images each": partial(private, sizes=UNEVEN, physical=arguments.physical),
+        "Opacus hooks": partial(opacus, ghost=False),
+        "Opacus ghost clipping": partial(opacus, ghost=True),
     }
-    found = by_turns(ways, _batch(arguments.batch, config), arguments.repeats)
+    os.environ.update(KEPT)
+    found = by_turns(ways, config, arguments.batch, arguments.repeats)
     title = f"{arguments.model}, {arguments.batch} images of {SIZE} px, processor seconds a step"
     table = Table("what", "median", "over plain", f"bar {BAR}", title=title)
     ratios = {}
