@@ -92,7 +92,8 @@ def recorded(network: nn.Module, units: Units) -> Iterator[Record]:
     computed there.
 
     Raises:
-        Unrecordable: if a layer is used twice, or its input is changed after it was used.
+        Unrecordable: if a layer is used twice, its input is changed after it was used, or a group
+            norm comes first.
     """
     record = Record(units)
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -112,7 +113,11 @@ def _follow(
 ) -> Tensor:
     a = inputs[0].detach()
     version, precision = a._version, next(layer.parameters()).dtype
-    saved = _statistics(output) if isinstance(layer, nn.GroupNorm) else ()
+    saved: tuple[Tensor, ...] = ()
+    if isinstance(layer, nn.GroupNorm):
+        if output.grad_fn is None:  # of the images themselves: nothing keeps its statistics
+            raise Unrecordable(name)
+        saved = _statistics(output.grad_fn)
     if not output.requires_grad:  # of the first layer, whose weights need no gradient here
         output = output.requires_grad_().clone()
 
@@ -126,9 +131,8 @@ def _follow(
     return output
 
 
-def _statistics(output: Tensor) -> tuple[Tensor, ...]:
+def _statistics(graph: Any) -> tuple[Tensor, ...]:
     """Return mean and inverse deviation of each image's groups, which autograd keeps."""
-    graph: Any = output.grad_fn
     return graph._saved_result1.detach(), graph._saved_result2.detach()
 
 
