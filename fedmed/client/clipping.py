@@ -1,7 +1,7 @@
 """The sum of clipped gradients, a unit's images together: exact, and cheap where layers allow it.
 
 Where every parameter belongs to a layer of a known kind, norms and weighted sums follow from one
-backward pass over the batch (:mod:`fedmed.client.layers`). Else, as for a ViT's position
+backward pass over the batch (:mod:`fedmed.client.recording`). Else, as for a ViT's position
 embedding, ``torch.func`` gives each image's gradient, which takes longer and more memory.
 """
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from fedmed.client.layers import Unrecordable, recordable, recorded
+from fedmed.client.recording import Unrecordable, recordable, recorded
 from fedmed.client.units import Rows, Units
 
 
