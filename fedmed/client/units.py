@@ -18,12 +18,15 @@ class Run(NamedTuple):
     Attributes:
         units: which they are.
         images: theirs.
-        number: of units.
     """
 
     units: slice
     images: slice
-    number: int
+
+    @property
+    def number(self) -> int:
+        """The number of units."""
+        return int(self.units.stop - self.units.start)
 
 
 class Units:
@@ -54,7 +57,7 @@ class Units:
         first = image = 0
         for size, number in zip(*np.unique(sizes, return_counts=True), strict=True):
             units, images = slice(first, first + number), slice(image, image + size * number)
-            self.runs.append(Run(units, images, int(number)))
+            self.runs.append(Run(units, images))
             first, image = units.stop, images.stop
 
     def sum(self, each: Tensor) -> Tensor:

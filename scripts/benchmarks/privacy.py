@@ -133,6 +133,7 @@ def _process(does: Callable[..., None], *arguments: Any) -> Iterator[Connection]
     here, there = context.Pipe()
     process = context.Process(target=does, args=(*arguments, there))
     process.start()
+    there.close()  # so that a process which dies is noticed
     try:
         yield here
     finally:
