@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench constraints
+.PHONY: help install demo test fast lint bench constraints
 
 help: ## show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,10 @@ demo: install ## train the quickstart: six simulated hospitals, a minute on two 
 test: install ## lint, check types and run the tests
 	$(MAKE) lint
 	$(BIN)/python -m pytest --numprocesses auto
+
+fast: install ## lint, check types and run the tests that take a moment
+	$(MAKE) lint
+	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

@@ -91,6 +91,7 @@ def test_killed_at_any_moment_the_run_ends_the_same(
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.optional
 @pytest.mark.skipif("FEDMED_KILLS" not in os.environ, reason="slow: FEDMED_KILLS=20 runs it")
 def test_killed_at_random_moments_the_run_ends_the_same(
     command: Callable[..., subprocess.Popen[str]],
