@@ -1,13 +1,7 @@
-"""Pixels: what independent decoders show, from every encoding, and one line where there is none.
+"""Pixels: what independent decoders show, from every encoding, and one line where there is none."""
 
-The oracles are dcmtk (Debian's package) and, for JPEG 2000, gdcm.
-"""
-
-import importlib.util
 import shutil
-import subprocess
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,106 +9,27 @@ from typing import Any
 import numpy as np
 import pydicom.data
 import pytest
-from numpy.typing import NDArray
+from dicom_files import (
+    agree,
+    by,
+    compressed,
+    lut,
+    needs_dcmtk,
+    needs_gdcm,
+    oracle,
+    percentile_window,
+    phantom,
+    plain,
+    scan,
+)
 from PIL import Image
 from pydicom import Dataset, dcmread, uid
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.pixels.decoders.base import get_decoder
 
 from fedmed import pixels
-from fedmed.datasets.phantom import Phantom
 from fedmed.errors import UnreadableImage
 from fedmed.pixels.dicom import attributes
 
 SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
-JPEG_LS = {uid.JPEGLSLossless, uid.JPEGLSNearLossless}
-JPEG_2000 = {uid.JPEG2000, uid.JPEG2000Lossless}
-SECRET = "Doe^Jane"
-
-needs_dcmtk = pytest.mark.skipif(
-    not shutil.which("dcmj2pnm"), reason="the oracle is absent: apt-get install dcmtk"
-)
-needs_gdcm = pytest.mark.skipif(
-    not importlib.util.find_spec("gdcm"), reason="the oracle is absent: pip install python-gdcm"
-)
-
-
-def phantom(bits: int = 12, signed: bool = False) -> NDArray[Any]:
-    """Draw stored values of so many bits."""
-    data = Phantom(["Effusion"], 96, patients=4)
-    drawn = data.read(data.table()["image"][0])[:80].astype(np.int64)
-    drawn = drawn * (2**bits - 1) // 255 - (2 ** (bits - 1) if signed else 0)
-    return drawn.astype(f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}")
-
-
-def scan(path: Path, stored: NDArray[Any], bits: int = 12, **header: Any) -> Path:
-    """Write stored values as explicit little endian DICOM."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
-    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    data = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
-    data.PatientName, data.SamplesPerPixel = SECRET, 1
-    data.PhotometricInterpretation = "MONOCHROME2"
-    data.Rows, data.Columns = stored.shape
-    data.BitsAllocated, data.BitsStored, data.HighBit = stored.itemsize * 8, bits, bits - 1
-    data.PixelRepresentation = int(stored.dtype.kind == "i")
-    data.PixelData = stored.tobytes()
-    for name, value in header.items():
-        setattr(data, name, value)
-    data.save_as(path, enforce_file_format=True)
-    return path
-
-
-def lut(entries: NDArray[Any], first: int, bits: int) -> list[Dataset]:
-    item = Dataset()
-    item.LUTDescriptor = [len(entries), first, bits]
-    item.LUTData = entries.tobytes()
-    return [item]
-
-
-def plain(path: Path) -> Path:
-    """Return an uncompressed copy of a DICOM file, decoded by the oracle of its syntax."""
-    data, target = dcmread(path), path.with_suffix(".plain")
-    syntax = data.file_meta.TransferSyntaxUID
-    if syntax in JPEG_2000:
-        data.PixelData = get_decoder(syntax).as_array(data, decoding_plugin="gdcm")[0].tobytes()
-        data["PixelData"].is_undefined_length = False
-        data.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-        data.save_as(target)
-        return target
-    tool = "dcmdjpls" if syntax in JPEG_LS else "dcmdjpeg" if "JPEG" in syntax.name else "dcmconv"
-    subprocess.run([tool, str(path), str(target)], check=True, capture_output=True)
-    return target
-
-
-def oracle(path: Path, *options: str) -> NDArray[np.int64]:
-    """Show a DICOM file by dcmtk."""
-    if not options:
-        options = ("+Wl", "1") if "VOILUTSequence" in dcmread(path) else ("+Wi", "1")
-    source = path if dcmread(path).file_meta.TransferSyntaxUID == uid.RLELossless else plain(path)
-    image = path.with_suffix(".pgm")
-    command = ["dcm2pnm", "-O", *options, str(source), str(image)]
-    subprocess.run(command, check=True, capture_output=True)
-    return np.asarray(Image.open(image)).astype(np.int64)
-
-
-def agree(ours: NDArray[np.uint8], theirs: NDArray[np.int64], within: int = 1) -> None:
-    assert ours.dtype == np.uint8
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() <= within
-    assert np.ptp(ours) > 100, "there is something to see"
-
-
-def percentile_window(stored: NDArray[Any]) -> tuple[str, str, str]:
-    """Return the options that have dcmtk show what lies between the recipe's percentiles."""
-    low, high = np.percentile(
-        stored.astype(float), pixels.RECIPE["percentiles"], method="inverted_cdf"
-    )
-    return "+Ww", str((low + high + 1) / 2), str(high - low + 1)
-
-
 WINDOW = {"WindowCenter": 2000, "WindowWidth": 2500}
 CURVE = (np.linspace(0, 1, 4096) ** 2 * 1023).astype(np.uint16)
 SHOWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -172,22 +87,6 @@ def test_padding_is_black_and_moves_no_percentile(tmp_path: Path) -> None:
     alone = pixels.read(scan(tmp_path / "a.dcm", stored, **inverse))
     shown = pixels.read(scan(tmp_path / "b.dcm", padded, **inverse, PixelPaddingValue=4095))
     np.testing.assert_array_equal(shown, np.pad(alone, 30))
-
-
-def compressed(syntax: uid.UID) -> Callable[[Path, Path], None]:
-    def encode(source: Path, target: Path) -> None:
-        data = dcmread(source)
-        data.compress(syntax, generate_instance_uid=False)
-        data.save_as(target)
-
-    return encode
-
-
-def by(*command: str) -> Callable[[Path, Path], None]:
-    return lambda source, target: (
-        subprocess.run([*command, str(source), str(target)], check=True, capture_output=True)
-        and None
-    )
 
 
 ENCODINGS: dict[str, tuple[int, Callable[[Path, Path], None]]] = {
@@ -268,6 +167,19 @@ def test_one_real_radiograph_in_three_encodings(tmp_path: Path) -> None:
     assert np.abs(lossy.astype(int) - plain).mean() < 1
 
 
+def short(missing: int = 1) -> list[Dataset]:
+    item = lut(CURVE, 0, 10)
+    item[0].LUTDescriptor = [len(CURVE) + missing, 0, 10]
+    return item
+
+
+def groups() -> list[Dataset]:
+    group = Dataset()
+    group.FrameVOILUTSequence = [Dataset()]
+    group.FrameVOILUTSequence[0].WindowCenter, group.FrameVOILUTSequence[0].WindowWidth = 9, 9
+    return [group]
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "colour": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour"),
     "palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour palette"),
@@ -277,7 +189,31 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "huge": ({"Rows": 60000, "Columns": 60000}, "claims 60,000×60,000 pixels"),
     "empty": ({"Rows": 0}, "has no pixels"),
     "32 bits": ({"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}, "neither 8 nor 16"),
-    "stored bits": ({"BitsStored": 20, "HighBit": 19}, "pixel data is damaged"),
+    "stored bits": ({"BitsStored": 20, "HighBit": 19}, "more than it has room for"),
+    "high bit": ({"HighBit": 16}, "high bit"),
+    "low high bit": ({"HighBit": 7}, "high bit"),
+    "slope 0": (WINDOW | {"RescaleSlope": 0, "RescaleIntercept": 0}, "rescale slope is 0"),
+    "slope alone": (WINDOW | {"RescaleSlope": 2}, "without an intercept"),
+    "intercept alone": (WINDOW | {"RescaleIntercept": -1024}, "or the reverse"),
+    "no finite slope": ({"RescaleSlope": "1e999", "RescaleIntercept": 0}, "not a finite number"),
+    "overflow": ({"RescaleSlope": "1e308", "RescaleIntercept": "-1e308"}, "computers can hold"),
+    "shape of 1": (WINDOW | {"PresentationLUTShape": "INVERSE"}, "contradicts"),
+    "shape of 2": (
+        WINDOW
+        | {"PresentationLUTShape": "IDENTITY"}
+        | {"PhotometricInterpretation": "MONOCHROME1"},
+        "contradicts",
+    ),
+    "window beside it": ({"WindowCenter": 9000, "WindowWidth": 100}, "one grey level"),
+    "LUT beside it": (
+        {"VOILUTSequence": lut(np.arange(9, dtype=np.uint16), 5000, 8)},
+        "one grey level",
+    ),
+    "dark LUT": ({"VOILUTSequence": lut(np.zeros(4096, np.uint16), 0, 8)}, "one grey level"),
+    "short LUT": ({"VOILUTSequence": short()}, "not as many entries"),
+    "long LUT": ({"VOILUTSequence": short(-1)}, "not as many entries"),
+    "padding alone": ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095}, "one grey level"),
+    "functional groups": (WINDOW | {"SharedFunctionalGroupsSequence": groups()}, "groups"),
     "function": (WINDOW | {"VOILUTFunction": "ODD"}, "unknown VOI LUT function"),
 }
 
@@ -338,53 +274,6 @@ def test_attributes_are_normalised(tmp_path: Path) -> None:
     assert read() == nothing
     (tmp_path / "b.dcm").write_bytes(b"no DICOM at all")
     assert attributes(tmp_path / "b.dcm") == attributes(tmp_path / "absent.dcm") == nothing
-
-
-GREY = (phantom(8) // 16 * 17).astype(np.uint8)  # 16 levels, which 4 bits and a palette can hold
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P"])
-def test_png_channels(mode: str, tmp_path: Path) -> None:
-    Image.fromarray(GREY).convert(mode).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(pixels.read(tmp_path / "a.png"), GREY)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_jpeg_channels(mode: str, tmp_path: Path) -> None:
-    grey = Image.fromarray(GREY)
-    image = grey if mode == "L" else grey.convert("RGB").convert(mode)
-    image.save(tmp_path / "a.jpg", quality=100)
-    assert np.abs(pixels.read(tmp_path / "a.jpg") - GREY.astype(int)).max() <= 4
-
-
-def test_png_of_one_bit_and_of_constant_16(tmp_path: Path) -> None:
-    Image.fromarray(GREY > 99).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(pixels.read(tmp_path / "a.png"), (GREY > 99) * np.uint8(255))
-    Image.fromarray(np.full((9, 9), 300, np.uint16)).save(tmp_path / "b.png")
-    assert not pixels.read(tmp_path / "b.png").any()
-
-
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
-    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(pixels.read(tmp_path / "a.png"), np.rot90(GREY, -1))
-
-
-def test_rasters_are_refused_with_the_reason(tmp_path: Path) -> None:
-    png = tmp_path / "a.png"
-    Image.fromarray(GREY).save(png)
-    header = png.read_bytes()
-    side = (60000).to_bytes(4)
-    ihdr = b"IHDR" + side + side + header[24:29]
-    png.write_bytes(header[:12] + ihdr + zlib.crc32(ihdr).to_bytes(4) + header[33:])
-    with pytest.raises(UnreadableImage, match="3600000000 pixels"):
-        pixels.read(png)
-    Image.fromarray(GREY).save(tmp_path / "a.gif")
-    with pytest.raises(UnreadableImage, match="cannot identify it"):
-        pixels.read(tmp_path / "a.gif")
-    with pytest.raises(UnreadableImage, match="absent"):
-        pixels.read(tmp_path / "absent.png")
 
 
 def test_aspect_is_kept_or_squashed() -> None:

@@ -1,6 +1,6 @@
 """Image files to grey pixels, and grey pixels to the size the network sees.
 
-``dicom`` and ``raster`` decode, ``window`` makes 8 bits of more.
+``dicom`` and ``raster`` decode; ``shown`` and ``window`` make 8 bits of more.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from fedmed.table import Aspect
 
 #: What :func:`read` and :func:`fit` do, for the store's hash; ``version`` counts up with the code.
 RECIPE = {
-    "version": 2,
+    "version": 3,
     "percentiles": PERCENTILES,
     "largest": LARGEST,
     "resize": "antialiased bilinear",

@@ -1,8 +1,8 @@
 """DICOM files: radiographs of one frame, grey, in any transfer syntax that is still written.
 
-Decoded by pydicom with the pylibjpeg family, whatever else is installed. Only pixels leave this
-room, and the few attributes that a table needs: pydicom's errors and warnings quote the header,
-which names people, and so none of them is passed on.
+Decoded by pydicom with the pylibjpeg family, whatever else is installed; ``shown`` makes a picture
+of what is stored. Only pixels leave this room, and the few attributes that a table needs: pydicom's
+errors and warnings quote the header, which names people, and so none of them is passed on.
 """
 
 import logging
@@ -30,7 +30,7 @@ from pydicom.uid import (
 )
 
 from fedmed.errors import UnreadableImage
-from fedmed.pixels import window
+from fedmed.pixels import shown, window
 
 SUFFIXES = (".dcm", ".dicom")
 DEFLATED = DeflatedExplicitVRLittleEndian.encode()
@@ -41,7 +41,7 @@ VIEWS = {"PA": "PA", "AP": "AP", "LL": "LATERAL", "RL": "LATERAL", "LATERAL": "L
 YEARS = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF markers, and JPEG-LS's
 LONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
-Values = NDArray[np.float64]
+Patterns = NDArray[np.unsignedinteger[Any]]
 
 
 def is_dicom(path: Path) -> bool:
@@ -58,9 +58,6 @@ def is_dicom(path: Path) -> bool:
 def read(path: Path) -> NDArray[np.uint8]:
     """Return a radiograph's pixels, H×W, dark is air.
 
-    Stored values pass the modality LUT or rescale; then the first VOI LUT, the first window or,
-    where there is neither, a window of percentiles; then MONOCHROME1 is inverted. Padding is black.
-
     Raises:
         UnreadableImage: with a reason that holds nothing of the header.
         OSError: if the file cannot be opened.
@@ -72,9 +69,9 @@ def read(path: Path) -> NDArray[np.uint8]:
         header = _parsed(content)
         rows, columns = _checked(header)
     with _discreet("its pixel data is damaged, or of a kind that is not read"):
-        stored = _stored(header, rows, columns)
+        patterns = _patterns(header, rows, columns)
     with _discreet("its header says nothing valid of how pixels are shown"):
-        return _shown(header, stored)
+        return shown.shown(header, patterns)
 
 
 def attributes(path: Path) -> dict[str, object]:
@@ -155,25 +152,36 @@ def _checked(header: Dataset) -> tuple[int, int]:
         raise UnreadableImage("has several frames; images of one are read")
     if header.BitsAllocated not in (8, 16):
         raise UnreadableImage("has neither 8 nor 16 bits a pixel")
-    if header.get("HighBit", header.BitsStored - 1) != header.BitsStored - 1:
-        raise UnreadableImage("does not keep its pixels in the low bits, as DICOM asks")
+    if not 1 <= header.BitsStored <= header.BitsAllocated:
+        raise UnreadableImage("stores no bits, or more than it has room for")
+    high = header.get("HighBit", header.BitsStored - 1)
+    if not header.BitsStored <= high + 1 <= header.BitsAllocated:
+        raise UnreadableImage("its high bit is not one of those it has room for")
+    if high != header.BitsStored - 1 and _syntax(header).is_encapsulated:
+        raise UnreadableImage("is compressed and does not keep its pixels in the low bits")
     window.check_size(header.Columns, header.Rows)
     return header.Rows, header.Columns
 
 
-def _stored(header: Dataset, rows: int, columns: int) -> NDArray[np.integer[Any]]:
+def _patterns(header: Dataset, rows: int, columns: int) -> Patterns:
+    """Return the bits of each pixel's cell, rows×columns, as they are stored."""
     syntax = _syntax(header)
     if syntax.is_encapsulated:
         size = _stream_size(get_frame(header.PixelData, 0, number_of_frames=1))
         if size not in (None, (rows, columns)):
             raise UnreadableImage("its compressed image is of another size than its header says")
     plugin = "pylibjpeg" if syntax.is_encapsulated else ""
+    options: Any = {"correct_unused_bits": False}  # ``shown`` does so for each pattern once
     header.file_meta.TransferSyntaxUID = syntax
-    stored: NDArray[np.integer[Any]]
-    stored, _ = get_decoder(syntax).as_array(header, decoding_plugin=plugin)
-    if stored.shape != (rows, columns) or stored.dtype.kind not in "iu":
+    cells, _ = get_decoder(syntax).as_array(header, decoding_plugin=plugin, **options)
+    if cells.shape != (rows, columns) or cells.dtype.kind not in "iu":
         raise UnreadableImage("its pixel data is not what its header says")
-    return stored
+    if 8 * cells.itemsize > header.BitsAllocated:
+        raise UnreadableImage("its compressed pixels have more bits than its header makes room for")
+    patterns: Patterns = cells.astype(cells.dtype.newbyteorder("="), copy=False).view(
+        f"u{cells.itemsize}"
+    )
+    return patterns
 
 
 def _syntax(header: Dataset) -> UID:
@@ -202,74 +210,3 @@ def _stream_size(stream: bytes) -> tuple[int, int] | None:
             height, width = struct.unpack_from(">HH", stream, at + 5)
             return height, width
         at += 1 if marker == 0xFF else 2 if marker in LONE else 2 + length
-
-
-def _shown(header: Dataset, stored: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Return stored values as they are shown.
-
-    At most 2^16 values can be stored, so what becomes of each is worked out once, not for each
-    pixel.
-    """
-    every = np.arange(1 << 8 * stored.itemsize).astype(f"u{stored.itemsize}").view(stored.dtype)
-    patterns = stored.view(f"u{stored.itemsize}")
-    padding = _padding(header, every)
-    values = _modality(header, every.astype(np.float64))
-    voi = header.get("VOILUTSequence")
-    given = _window(header)
-    if voi:
-        brightness = _looked_up(header, voi[0], values) / ((1 << int(voi[0].LUTDescriptor[2])) - 1)
-    elif given:
-        brightness = window.level(values, *given)
-    else:
-        counts = np.where(padding, 0, window.histogram(patterns)[: len(every)])
-        brightness = window.between(values, *window.percentiles(values, counts))
-    if header.PhotometricInterpretation == "MONOCHROME1":
-        brightness = 1 - brightness
-    return np.take(window.to_uint8(np.where(padding, 0, np.clip(brightness, 0, 1))), patterns)
-
-
-def _padding(header: Dataset, every: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    value = header.get("PixelPaddingValue")
-    if value is None:
-        return np.zeros(len(every), bool)
-    limit = header.get("PixelPaddingRangeLimit")
-    low, high = sorted((int(value), int(value if limit is None else limit)))
-    return (every >= low) & (every <= high)
-
-
-def _modality(header: Dataset, values: Values) -> Values:
-    luts = header.get("ModalityLUTSequence")
-    if luts:
-        return _looked_up(header, luts[0], values)
-    slope, intercept = _first(header, "RescaleSlope"), _first(header, "RescaleIntercept")
-    return values * (1 if slope is None else slope) + (intercept or 0)
-
-
-def _window(header: Dataset) -> tuple[float, float, window.Function] | None:
-    """Return center, width and function of the first window, if it is one (PS3.3 C.11.2.1.2)."""
-    center, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
-    function: Any = header.get("VOILUTFunction") or "LINEAR"
-    if function not in window.FUNCTIONS:
-        raise UnreadableImage("its header names an unknown VOI LUT function")
-    smallest = 1 if function == "LINEAR" else np.finfo(float).tiny
-    if center is None or width is None or not width >= smallest:
-        return None
-    return center, width, function
-
-
-def _first(header: Dataset, keyword: str) -> float | None:
-    """Return the first of an attribute's numbers, if it has one that is finite."""
-    numbers = np.atleast_1d(np.asarray(header.get(keyword), dtype=np.float64))
-    return float(numbers[0]) if numbers.size and np.isfinite(numbers[0]) else None
-
-
-def _looked_up(header: Dataset, lut: Dataset, values: Values) -> Values:
-    """Return values through a LUT; those beyond its ends become the first or the last entry."""
-    entries, first, bits = map(int, lut.LUTDescriptor)
-    data: Any = lut.LUTData
-    if isinstance(data, bytes):
-        order = "<" if header.original_encoding[1] else ">"
-        packed = bits == 8 and len(data) < 2 * entries  # two entries a word
-        data = np.frombuffer(data, np.uint8 if packed else np.dtype(f"{order}u2"))
-    table = np.asarray(data, dtype=np.float64)[: entries or 1 << 16]
-    return table[np.clip(np.rint(values - first), 0, len(table) - 1).astype(np.intp)]

@@ -1,6 +1,6 @@
 """What of a picture's range of values is shown: the window of a header, or one of percentiles."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,12 @@ def check_size(width: int, height: int) -> None:
         raise UnreadableImage(
             f"claims {width:,}×{height:,} pixels; up to {LARGEST // 1_000_000} million are read"
         )
+
+
+def check_levels(shown: NDArray[np.uint8]) -> None:
+    """Raise UnreadableImage if there is one grey level, which no radiograph has, or no pixel."""
+    if not shown.size or shown.min() == shown.max():
+        raise UnreadableImage("comes out in one grey level")
 
 
 def level(values: Floats, center: float, width: float, function: Function) -> Floats:
@@ -52,11 +58,17 @@ def percentiles(values: Floats, counts: NDArray[np.int64]) -> tuple[float, float
     Args:
         values: what pixels may be.
         counts: how many of them are.
+
+    Raises:
+        UnreadableImage: if both ends are the same value, which nearly all pixels then have.
     """
     order = np.argsort(values, kind="stable")
     up_to = np.cumsum(counts[order])
-    low, high = (np.searchsorted(up_to, up_to[-1] * p / 100) for p in PERCENTILES)
-    return float(values[order[low]]), float(values[order[high]])
+    ends = (np.searchsorted(up_to, up_to[-1] * p / 100) for p in PERCENTILES)
+    low, high = (float(values[order[end]]) for end in ends)
+    if low == high:
+        raise UnreadableImage("comes out in one grey level, but for a few pixels at most")
+    return low, high
 
 
 def to_uint8(brightness: Floats) -> NDArray[np.uint8]:
@@ -64,7 +76,7 @@ def to_uint8(brightness: Floats) -> NDArray[np.uint8]:
     return np.rint(brightness * 255).astype(np.uint8)
 
 
-def histogram(stored: NDArray[np.uint16]) -> NDArray[np.int64]:
+def histogram(stored: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.int64]:
     """Return how many pixels have each of the 65,536 values, a few rows at a time."""
     counts = np.zeros(1 << 16, np.int64)
     for row in range(0, len(stored), 256):
