@@ -15,7 +15,8 @@ import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
 from fedmed.chexpert_labels import FINDINGS, LABELS, Blank, CheXpertLabelled, Uncertain
-from fedmed.files import LabelFile
+from fedmed.errors import DataError
+from fedmed.files import LabelFile, below
 from fedmed.table import NO_FINDING, Aspect, Card, split_by_patient
 from fedmed.views import Views, keep
 
@@ -75,11 +76,14 @@ class CheXpert(CheXpertLabelled):
 
     @cached_property
     def _home(self) -> Path:
-        return next((self.root / f for f in FOLDERS if (self.root / f).is_dir()), self.root)
+        found = [self.root / folder for folder in FOLDERS if (self.root / folder).is_dir()]
+        if len(found) > 1:
+            raise DataError(f"{self.root}: holds {' and '.join(FOLDERS)}; name one, dataset.root")
+        return found[0] if found else self.root
 
     def path(self, image: str) -> Path:
         """Return where an image lies, or would."""
-        return self._home / image
+        return below(self._home, image)
 
     def table(self) -> pd.DataFrame:
         """Return one row an image of the label files, in their order."""

@@ -14,7 +14,7 @@ from hydra.utils import get_object
 from numpy.typing import NDArray
 
 from fedmed.errors import ConfigError
-from fedmed.table import ATTRIBUTES, COLUMNS, Aspect, Card, Dataset, Hidden, validate
+from fedmed.table import ATTRIBUTES, COLUMNS, Aspect, Card, Dataset, Hidden, Origin, validate
 
 
 class Federation(Dataset):
@@ -77,6 +77,11 @@ class Federation(Dataset):
             name, _, rest = image.partition("/")
             own[name].append(rest)
         return {name: self.sets[name].recipe(rest) for name, rest in own.items()}
+
+    def origin(self, image: str) -> Origin | None:
+        """Return the file that an image of a set is read from."""
+        name, _, own = image.partition("/")
+        return self.sets[name].origin(own)
 
     def hidden(self, image: str) -> Hidden | None:
         """Return what noise hides of an image in its set."""

@@ -27,7 +27,8 @@ class Folder(NamedFiles):
         root: the folder; images may lie at any depth, DICOM, PNG or JPEG.
         table: the spreadsheet below the root, CSV or XLSX.
         columns: for ``image`` and ``patient``, and for any of ``site view sex age scanner split``,
-            the spreadsheet's column. ``image`` holds a path below the root or a file's name.
+            the spreadsheet's column. ``image`` holds a path below the root or the name of the
+            only file that is called so, see NamedFiles.
         findings: for each finding, the spreadsheet's column.
         values: for any of ``view sex split finding``, what the spreadsheet's codes mean, beside
             those that need no telling (PA, F, train, …; 0, 1, yes, no, true, false).

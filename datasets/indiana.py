@@ -81,10 +81,15 @@ class Indiana(NamedFiles):
         self.views = views
 
     def path(self, image: str) -> Path:
-        """Return where an image lies, or would; a DICOM file's name has the number alone."""
+        """Return where an image lies, or would: the PNG, or else the DICOM file.
+
+        A DICOM file's name has the number alone.
+        """
+        png = super().path(image)
         number = re.search(r"\d+_IM-.*", image)
-        dicom = number[0].replace(".png", ".dcm") if number else image
-        return super().path(image if image in self._found else dicom)
+        if png.is_file() or number is None:
+            return png
+        return super().path(number[0].replace(".png", ".dcm"))
 
     def table(self) -> pd.DataFrame:
         """Return one row an image of the reports, in their order."""

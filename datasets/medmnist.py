@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedmed.errors import DataError, UnreadableImage
 from fedmed.files import ImageFiles
-from fedmed.table import Aspect, Card
+from fedmed.table import Aspect, Card, Origin
 
 CITATION = "Yang et al., MedMNIST v2, Scientific Data 10:41, 2023, doi:10.1038/s41597-022-01721-8"
 
@@ -49,6 +49,10 @@ class MedMNIST(ImageFiles):
     def path(self, image: str) -> Path:
         """Return the file, which holds every image."""
         return self.file
+
+    def origin(self, image: str) -> Origin | None:
+        """Return the file, which holds every image, and the place in it."""
+        return Origin(self.file, image)
 
     def table(self) -> pd.DataFrame:
         """Return one row an image, in the order of the arrays; ``image`` is ``split/row``."""

@@ -10,5 +10,6 @@ COLUMNS = ("view", "sex", "age", "scanner")
 
 def headers(dataset: ImageFiles, images: "pd.Series[str]") -> pd.DataFrame:
     """Return ``view sex age scanner`` of each image, missing where its file is or does not tell."""
-    told = [attributes(dataset.path(image)) for image in images]
+    nothing = dict.fromkeys(COLUMNS)
+    told = [attributes(dataset.path(i)) if dataset.has(i) else nothing for i in images]
     return pd.DataFrame(told, images.index, COLUMNS)

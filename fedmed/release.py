@@ -23,7 +23,7 @@ from fedmed.errors import ConfigError
 from fedmed.mechanisms import geometric, laplace, report_noisy_max
 from fedmed.pixels import fit
 from fedmed.seeding import generator
-from fedmed.table import Dataset, Hidden, labels
+from fedmed.table import Dataset, Hidden, Origin, labels
 
 WHITE = 255
 PATIENTS = "patients"  # the column of patient_counts that is no target
@@ -114,6 +114,10 @@ class Released(Dataset):
     def has(self, image: str) -> bool:
         """Say whether an image's file is there."""
         return self.of.has(image)
+
+    def origin(self, image: str) -> Origin | None:
+        """Return the file that an image is read from."""
+        return self.of.origin(image)
 
     def hidden(self, image: str) -> Hidden:
         """Return what the release hides of an image: all that it shows, or a detail."""

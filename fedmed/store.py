@@ -10,7 +10,7 @@ build that was cut off goes on where it stopped. It holds pixels and nothing els
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +65,14 @@ def prepare(
         progress: called with the images done and their number.
 
     Raises:
-        DataError: if no image can be read, or the disk cannot take the pixels.
+        DataError: if no image can be read, two rows are one file, or the disk cannot take the
+            pixels.
     """
+    images = table["image"].tolist()
+    refuse_shared(dataset, images)
     identity = {
-        "images": table["image"].tolist(),
-        "dataset": dataset.recipe(table["image"].tolist()),
+        "images": images,
+        "dataset": dataset.recipe(images),
         "pixels": pixels.RECIPE,
         "size": dataset.size,
         "aspect": dataset.aspect,
@@ -85,6 +88,25 @@ def prepare(
         except OSError as error:
             raise DataError(f"store: cannot write {path.parent}: {error.strerror}") from None
     return opened(path, table)
+
+
+def refuse_shared(dataset: Dataset, images: Sequence[str]) -> None:
+    """Raise DataError if two images are one file, by whatever names and links."""
+    first: dict[tuple[int, int, str], str] = {}
+    for image in images:
+        origin = dataset.origin(image)
+        try:
+            stat = origin.path.stat() if origin else None
+        except (OSError, ValueError):  # reading it tells why
+            stat = None
+        if origin is None or stat is None:
+            continue
+        other = first.setdefault((stat.st_dev, stat.st_ino, origin.part), image)
+        if other != image:
+            raise DataError(
+                f"{dataset.card.title}: the images {other} and {image} are one file, "
+                f"{origin.path}; each image is of one patient, and there once"
+            )
 
 
 def opened(path: Path, table: pd.DataFrame) -> Store:

@@ -10,6 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -83,6 +84,19 @@ class Hidden:
     pixels: int
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The file that an image is read from.
+
+    Attributes:
+        path: the file.
+        part: which of the images that it holds; empty where it is one image.
+    """
+
+    path: Path
+    part: str = ""
+
+
 class Dataset(ABC):
     """A source of radiographs: a table, and the pixels of each of its images.
 
@@ -131,6 +145,10 @@ class Dataset(ABC):
     def has(self, image: str) -> bool:
         """Say whether an image's file is there; always so where images are no files."""
         return True
+
+    def origin(self, image: str) -> Origin | None:
+        """Return the file that an image is read from, there or not; None where none is."""
+        return None
 
     def hidden(self, image: str) -> Hidden | None:
         """Return what noise hides of an image; None where the image itself is seen."""

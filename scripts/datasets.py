@@ -22,7 +22,8 @@ from rich.table import Table
 from yaml import safe_load
 
 from fedmed.config import CONF, compose
-from fedmed.errors import FedmedError, UnreadableImage
+from fedmed.errors import DataError, FedmedError, UnreadableImage
+from fedmed.store import refuse_shared
 from fedmed.table import Card, Dataset, validate
 
 SAMPLE = 20  # images decoded by a check
@@ -126,7 +127,11 @@ def _check(name: str, root: Path, overrides: list[str]) -> Iterator[str]:
     for caveat in dataset.caveats():
         console.print(f"  [yellow]{caveat}")
     yield from _sums(card, root)
-    yield from _images(dataset, table)
+    try:
+        refuse_shared(dataset, table["image"].tolist())
+        yield from _images(dataset, table)
+    except DataError as error:  # a name that several files have, or a file that two rows are
+        yield str(error)
 
 
 def _images(dataset: Dataset, table: pd.DataFrame) -> Iterator[str]:

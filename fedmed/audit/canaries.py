@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fedmed import partition
 from fedmed.errors import ConfigError
 from fedmed.seeding import generator
-from fedmed.table import COLUMNS, Aspect, Dataset, Hidden, validate
+from fedmed.table import COLUMNS, Aspect, Dataset, Hidden, Origin, validate
 
 PREFIX = "canary:"
 MARKED, FLIPPED = PREFIX + "marked:", PREFIX + "flipped:"
@@ -92,6 +92,10 @@ class WithCanaries(Dataset):
     def has(self, image: str) -> bool:
         """Say whether an image's file is there."""
         return image.startswith(MARKED) or self.source.has(image)
+
+    def origin(self, image: str) -> Origin | None:
+        """Return the file that an image is read from; a marked canary has none."""
+        return None if image.startswith(MARKED) else self.source.origin(image)
 
     def hidden(self, image: str) -> Hidden | None:
         """Return what noise hides of an image; a marked canary has nothing to hide."""
