@@ -1,5 +1,6 @@
 """Clipped sums: as a slow loop gives them, and nobody moves them by more than the norm."""
 
+import itertools
 import math
 from functools import partial
 from typing import Any
@@ -182,6 +183,108 @@ def test_no_patient_moves_the_sum_by_more_than_the_clipping_norm(
             clipped.add_units(images[rest], labels[rest], unit[rest])
         moved = float((whole - clipped.total).norm())
         assert moved <= clip * (1 + 1e-4), (u, moved)
+
+
+def added(network: nn.Module, images: Tensor, labels: Tensor, unit: Any, bf16: bool) -> Tensor:
+    """Return what units add to the sum, over a clipping norm of 0.01."""
+    clipped = ClippedSum(network, 0.01)
+    with torch.autocast("cpu", torch.bfloat16, bf16):
+        if len(images) and not isinstance(unit, np.ndarray):
+            clipped.add_large_unit((images[[i]], labels[[i]]) for i in range(len(images)))
+        elif len(images):
+            clipped.add_units(images, labels, unit)
+    return clipped.total.double() / 0.01
+
+
+class Weighted(nn.Module):
+    """Multiplies each feature by a weight and adds them up: a parameter of no known layer."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features * self.weight).sum(1, keepdim=True).expand(-1, 6)
+
+
+class Twice9(Twice):
+    """The same, of nine features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(9, 9)
+
+
+NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "layers": (layers_of_all_kinds, (1, 16, 16)),
+    "table": (partial(nn.Linear, 30, 6), (30,)),
+    "deep table": (lambda: nn.Sequential(nn.Linear(30, 9), Twice9(), nn.Linear(9, 6)), (30,)),
+    "weighted": (partial(Weighted, 30), (30,)),
+}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("whole", [True, False])  # or a patient in pieces
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_unit_adds_at_most_the_clipping_norm_in_every_precision(
+    name: str, whole: bool, bf16: bool
+) -> None:
+    build, shape = NETWORKS[name]
+    for seed, scale in itertools.product(range(2), [1e-3, 1.0, 1e4, 1e9, 1e19, 1e30]):
+        torch.manual_seed(seed)
+        network = build()
+        images, labels = torch.randn(3, *shape) * scale, torch.randint(0, 2, (3, 6)).float()
+        norm = float(added(network, images, labels, np.zeros(3) if whole else None, bf16).norm())
+        assert norm <= 1, (scale, norm)
+
+
+@pytest.mark.parametrize("way", ["units", "pieces"])
+@pytest.mark.parametrize("build", [partial(nn.Linear, bias=False, out_features=1), Weighted])
+def test_millions_of_weights_add_at_most_the_clipping_norm(build: Any, way: str) -> None:
+    """A sum of so many squares comes out too small in single precision."""
+    n = 4_000_000
+    network = build(n) if build is Weighted else build(in_features=n)
+    nn.init.zeros_(network.weight)
+    outputs = 6 if build is Weighted else 1
+    unit = np.zeros(1) if way == "units" else None
+    norm = added(network, torch.ones(1, n), torch.ones(1, outputs), unit, False).norm()
+    assert 1 - 1e-4 <= float(norm) <= 1
+
+
+@pytest.mark.parametrize("outputs", [1, 64])
+@pytest.mark.parametrize("copies", [1, 8])
+def test_gradients_of_opposite_signs_add_no_more_than_their_sum(outputs: int, copies: int) -> None:
+    """Features of 1e9, exact in single precision, whose gradients cancel exactly; their sum not."""
+    rng = np.random.default_rng(1)
+    first = rng.integers(2**23, 2**24, (3, 900)) * 64
+    last = first[0] + first[1] - first[2]
+    exact = np.vstack([first, last])[:, (last > 0) & (last < 2**30)].repeat(copies, axis=0)
+    order = rng.permutation(len(exact))
+    features = torch.from_numpy(exact.astype(np.float32)[order])
+    assert (features.numpy() == exact[order]).all()
+    positive = torch.tensor([1.0, 1.0, 0.0, 0.0]).repeat_interleave(copies)[order]
+    network = nn.Linear(features.shape[1], outputs, bias=False)
+    nn.init.zeros_(network.weight)
+    others, theirs = torch.randn(20, features.shape[1]), torch.randint(0, 2, (20, outputs)).float()
+    unit = np.r_[np.zeros(len(features)), 1:21]
+    labels = torch.cat([positive[:, None].expand(-1, outputs), theirs])
+    everyone = added(network, torch.cat([features, others]), labels, unit, False)
+    rest = added(network, others, theirs, unit[len(features) :], False)
+    assert float((everyone - rest).norm()) <= 1 + 1e-4
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_units_weigh_as_in_a_slow_loop_in_every_precision(bf16: bool) -> None:
+    """The sum over units, each in a pass of its own, in double precision from there on."""
+    torch.manual_seed(0)
+    network = layers_of_all_kinds()
+    images, labels = images_and_labels(6, 6, 16)
+    unit = np.array([0, 1, 2, 0, 1, 0])
+    found = added(network, images, labels, unit, bf16)
+    with torch.autocast("cpu", torch.bfloat16, bf16):
+        gradients = [g.double() for g in slow_gradients(network, images, labels, unit)]
+    expected = clipped_and_summed(gradients, 0.01) / 0.01
+    assert float((found - expected).norm() / expected.norm()) < (0.03 if bf16 else 1e-4)
 
 
 def test_loss_of_an_image_depends_on_no_other() -> None:

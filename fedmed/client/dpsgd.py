@@ -135,6 +135,7 @@ def train(
                 deviation = noise_multiplier * privacy.clip_norm
                 clipped.total.add_(draws.normal(len(clipped.total)), alpha=deviation)
             clipped.total.div_(rate * units)
+            clipped.write()
             rule.gradient(network)
             optimizer.step()
     rule.finish(network, state)

@@ -70,7 +70,7 @@ def _matrix(a: Tensor, g: Tensor, units: Units) -> Part:
         total.view(g.shape[2], -1).addmm_(scaled.T, a.flatten(0, 1))
 
     if _ghost_is_cheaper(a.shape[2], g.shape[2], a.shape[1], units):
-        return Ghost(products, add)
+        return Ghost(products, add, a.dtype)
     return _written(a, g, units)
 
 
@@ -110,7 +110,7 @@ def _kernel(layer: nn.Conv2d, call: Call, units: Units) -> Part:
         total.add_(gradient(call.a, call.g * scale.view(-1, 1, 1, 1)))
 
     if layer.groups == 1 and _ghost_is_cheaper(seen, out, side.numel(), units):
-        return Ghost(products, add)
+        return Ghost(products, add, call.a.dtype)
     if layer.groups == 1 and min(layer.in_channels, out) >= NARROW:
         return Pixels([_written(a, g, units) for a, g in _meetings(layer, call)])
     rows = [

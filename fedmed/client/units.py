@@ -11,6 +11,25 @@ from torch import Tensor
 
 Rows = NDArray[np.intp]
 
+#: Numbers of a row that are squared and summed in its own precision.
+BLOCK = 4096
+
+#: A sum of n numbers is off by this times √n roundings at most, with near certainty.
+LIKELY = 4.0
+
+
+def squared_norms(rows: Tensor) -> Tensor:
+    """Return the squared L2 norm of each row, u×p → u, float64.
+
+    Block by block: a sum of millions of squares in single precision stops growing.
+    """
+    whole = rows.shape[1] // BLOCK * BLOCK
+    parts = [rows[:, None, whole:]]
+    if whole:
+        parts.append(rows[:, :whole].unflatten(1, (-1, BLOCK)))
+    sums = [torch.linalg.vector_norm(p, dim=2).double().square().sum(dim=1) for p in parts]
+    return torch.stack(sums).sum(dim=0)
+
 
 class Run(NamedTuple):
     """Units of equally many images, which stand together.
@@ -87,8 +106,7 @@ class Written:
 
     def squared_norms(self, units: Units) -> Tensor:
         """Return the squared L2 norm of each unit's gradient, float64."""
-        norms: Tensor = torch.linalg.vector_norm(self.rows, dim=1)
-        return norms.double().square()
+        return squared_norms(self.rows)
 
     def add_to(self, total: Tensor, scale: Tensor, units: Units) -> None:
         """Add the units' gradients, each times its ``scale``."""
@@ -115,25 +133,37 @@ class Pixels:
 class Ghost:
     """The gradients of units, never written out.
 
-    In double precision: products of opposite signs may nearly cancel, and a norm that comes out
-    too small would let a unit through unclipped.
+    What is added is a sum over positions that nobody has seen, in the precision of the weights.
+    Where terms of opposite signs nearly cancel, its rounding may be larger than it, and than the
+    clipping norm: a norm is therefore the largest that the sum may have with its rounding. Of n
+    terms that is √n roundings of the terms together, Σₜ ‖aₜ‖·‖gₜ‖, up to a constant and with near
+    certainty (Higham and Mary 2019, theorem 2.4). The norm's own is found in double precision.
 
     Attributes:
         products: of the inputs at any two positions, and of the gradients, of a run of units:
             u·m images → u×mT×mT each.
         add: adds the gradients of images, each times a number, to the sum.
+        held: the precision in which it adds them.
     """
 
     products: Callable[[Run], tuple[Tensor, Tensor]]
     add: Callable[[Tensor, Tensor], object]
+    held: torch.dtype
 
     def squared_norms(self, units: Units) -> Tensor:
-        """Return the squared L2 norm of each unit's gradient, float64."""
-        norms = []
+        """Return the squared L2 norm of each unit's gradient, float64, rounded up."""
+        norms, terms, added = [], [], 0
         for run in units.runs:
             a, g = self.products(run)
-            norms.append(torch.linalg.vecdot(a.flatten(1), g.flatten(1)).clamp(min=0))
-        return torch.cat(norms)
+            norms.append(torch.linalg.vecdot(a.flatten(1), g.flatten(1)))
+            at_each = [t.diagonal(dim1=1, dim2=2).sqrt() for t in (a, g)]
+            terms.append(torch.linalg.vecdot(*at_each))
+            added += run.number * a.shape[1]
+        together = torch.cat(terms)
+        of_product = 64 * torch.finfo(torch.float64).eps
+        norm = (torch.cat(norms).clamp(min=0) + of_product * together.square()).sqrt()
+        of_sum = LIKELY * added**0.5 * torch.finfo(self.held).eps / 2
+        return (norm + of_sum * together).square()
 
     def add_to(self, total: Tensor, scale: Tensor, units: Units) -> None:
         """Add the units' gradients, each times its ``scale``."""

@@ -72,6 +72,7 @@ def private(config: cfg.Config, sizes: list[int], physical: int) -> Step:
             part = slice(i, i + physical)
             clipped.add_units(images[part], labels[part], unit[part])
         clipped.total.add_(noise.normal(len(clipped.total))).div_(unit[-1] + 1)
+        clipped.write()
         optimizer.step()
 
     return step
