@@ -26,9 +26,10 @@ def squared_norms(rows: Tensor) -> Tensor:
     whole = rows.shape[1] // BLOCK * BLOCK
     parts = [rows[:, None, whole:]]
     if whole:
-        parts.append(rows[:, :whole].unflatten(1, (-1, BLOCK)))
+        parts.append(rows[:, :whole].unfold(1, BLOCK, BLOCK))
     sums = [torch.linalg.vector_norm(p, dim=2).double().square().sum(dim=1) for p in parts]
-    return torch.stack(sums).sum(dim=0)
+    total: Tensor = torch.stack(sums).sum(dim=0)
+    return total
 
 
 class Run(NamedTuple):
@@ -163,7 +164,8 @@ class Ghost:
         of_product = 64 * torch.finfo(torch.float64).eps
         norm = (torch.cat(norms).clamp(min=0) + of_product * together.square()).sqrt()
         of_sum = LIKELY * added**0.5 * torch.finfo(self.held).eps / 2
-        return (norm + of_sum * together).square()
+        largest: Tensor = norm + of_sum * together
+        return largest.square()
 
     def add_to(self, total: Tensor, scale: Tensor, units: Units) -> None:
         """Add the units' gradients, each times its ``scale``."""
