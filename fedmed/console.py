@@ -169,9 +169,13 @@ def _guarantees(spent: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _guarantee(spent: dict[str, Any]) -> str:
     checks = "".join(f", {_epsilon(e)} by {name}" for name, e in spent["cross_checks"].items())
+    implied = "".join(
+        f"; of {other['of']} {_epsilon(other['epsilon'])}" for other in spent.get("implied", [])
+    )
     return (
         f"ε = {_epsilon(spent['epsilon'])} at δ = {spent['delta']:g}, unit {spent['unit']}, "
-        f"{spent['neighbouring']}, {spent['releases']} releases, {spent['accountant']}{checks}"
+        f"{spent['neighbouring']}, {spent['releases']} releases, "
+        f"{spent['accountant']}{checks}{implied}"
     )
 
 

@@ -84,6 +84,7 @@ def deploy(overrides: list[str], folder: Path | None) -> None:
 def divide(config: "Config", folder: Path) -> int:
     """Write each client's folder and the server's, and return how many clients there are."""
     from fedmed import hospital, store
+    from fedmed.partition.record import HELD_OUT
     from fedmed.runner.local import workers
     from fedmed.table import Dataset, validate
 
@@ -93,7 +94,7 @@ def divide(config: "Config", folder: Path) -> int:
     prepared = store.prepare(
         dataset, table, config.store, workers(config.runner), lambda done, total: None
     )
-    for client, whose in assigned[assigned["role"] != "out"].groupby("client"):
+    for client, whose in assigned[~assigned["role"].isin(HELD_OUT)].groupby("client"):
         own = folder / ("server" if client == -1 else f"client-{client}")
         if not own.exists():
             hospital.export(prepared, whose, own)

@@ -8,8 +8,9 @@ Where the noise is added decides from whom it protects.
 
 - ``central``: the server clips and adds it, and is trusted. Nobody else learns who joined, so the
   sampling amplifies the privacy. The sum is divided by the *expected* cohort q·K (paper, algorithm
-  1, the estimator with a fixed denominator), so that one client more or less changes it by at most
-  C. An empty cohort is a release of noise alone.
+  1, the estimator with a fixed denominator), so that one client's update or none in its place
+  changes it by at most C; the number K of clients is known either way (zero-out). An empty
+  cohort is a release of noise alone.
 - ``distributed``: each of a cohort's n members clips, and adds a share of deviation z·C/√n. The
   server, who must see nothing but the sum (secure aggregation), is what it protects from; and the
   server knows the cohort, so no amplification is claimed.

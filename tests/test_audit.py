@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -17,9 +18,10 @@ from scipy.special import logit, ndtr, ndtri
 from scipy.stats import binom, nct, t
 
 from fedmed import config as cfg
-from fedmed import models
+from fedmed import models, partition
 from fedmed.audit import canaries, membership, one_run, report
 from fedmed.audit.finished import Finished
+from fedmed.datasets.phantom import Phantom
 from fedmed.errors import ConfigError, DataError
 from fedmed.privacy import noise
 
@@ -186,6 +188,80 @@ def test_coins_are_fair_and_decide_nothing_else() -> None:
     small = cfg.compose([*SMALL, "dataset.marked=0", "partition.who=all", "partition.clients=25"])
     with pytest.raises(ConfigError, match="the coins left client"):
         small.partition.build().assign(small.dataset.build().table(), targets)
+
+
+def partitions(table: pd.DataFrame) -> dict[str, partition.Partition]:
+    """Return partitions of all kinds; the first two leave patients over."""
+    sites = sorted(table["site"].unique())
+    return {
+        "sized": partition.Sized(dict.fromkeys(sites[:-2], 1), 0.2, 0),
+        "few": partition.Sized({site: [20, 10] for site in sites}, 0.0, 0),
+        "site": partition.Natural("site", 0.2, 0),
+        "dirichlet": partition.Dirichlet(3, 0.5, 1, 0.2, 0),
+        "iid": partition.IID(3, 0.0, 0),
+    }
+
+
+@pytest.mark.parametrize("name", ["sized", "few", "site", "dirichlet", "iid"])
+def test_only_who_a_coin_decided_is_taken_for_tossed(name: str, tmp_path: Path) -> None:
+    """Whatever the partition: without coins nobody, with them the train and the tossed out."""
+    table, targets = Phantom(["Effusion"], 64, patients=300, sites=4).table(), ("Effusion",)
+    rule = partitions(table)[name]
+    plain = rule.assign(table, targets)
+    partition.save(plain, tmp_path / "partition.csv")  # as an auditor reads it
+    read = partition.read(tmp_path / "partition.csv")
+    assert Finished(tmp_path, (), None, {}, {}, read).tossed().empty
+    tossed = canaries.Tossed("fedmed.partition.IID", "all", 0, clients=1, val_fraction=0, seed=0)
+    tossed.rule = rule
+    assigned = tossed.assign(table, targets)
+    found = Finished(tmp_path, (), None, {}, {}, assigned).tossed()
+    assert set(found.index) == set(plain.loc[plain["role"] == "train", "patient"])
+    assert 0.35 < found.mean() < 0.65
+    site = table.drop_duplicates("patient").set_index("patient")["site"][found.index]
+    for mine in site.unique():  # what a scanner's name tells of the coins is nothing
+        scores = (site == mine).to_numpy(float)
+        assert one_run.audit(scores, found.to_numpy(), 1e-5).epsilon == 0
+
+
+@pytest.mark.parametrize("members", [np.ones(40, bool), np.zeros(40, bool)])
+def test_canaries_that_were_not_tossed_prove_nothing(members: np.ndarray) -> None:
+    with pytest.raises(DataError, match="no coin was tossed"):
+        one_run.audit(np.arange(40.0), members, 1e-5)
+
+
+def found_with(claimed: dict[str, Any], *epsilons: float) -> report.Audit:
+    """Return an audit with one-run bounds of that size."""
+    bounds = {
+        str(k): one_run.Bound(e, e, e, 1e-5, 0.95, 100, one_run.Guesses(2, 1, 2), 9.0)
+        for k, e in enumerate(epsilons)
+    }
+    return report.Audit(claimed, bounds, {}, {}, {}, ())
+
+
+def test_a_clients_claim_is_held_against_which_data_it_has() -> None:
+    """A patient out changes the update within its clipping norm: twice as far as none at all."""
+    data = [{"of": "which data a client has", "epsilon": 3.0}]
+    claim = {"unit": "client", "epsilon": 1.0, "delta": 1e-5, "neighbouring": "zero-out-one"}
+    assert not report.refuted(found_with(claim | {"implied": data}, 2.0))
+    assert report.refuted(found_with(claim | {"implied": data}, 3.1))
+    assert "3.00 of which data" in report.statement(found_with(claim | {"implied": data}, 2.0))
+    assert report.refuted(found_with(claim | {"neighbouring": "replace-one", "implied": []}, 2.0))
+    patient = claim | {"unit": "patient", "implied": []}
+    assert report.refuted(found_with(patient, 0.2, 1.1))
+    assert not report.refuted(found_with(patient, 0.9))
+
+
+def test_two_accesses_share_the_error_probability(ran: Callable[..., Path]) -> None:
+    """Bonferroni: that any of two bounds lies above the truth is as unlikely as that one does."""
+    both = [*SMALL, *TIGHT, "dataset.flipped=0.5", "dataset.marked=100", "privacy.epsilon=4"]
+    run = Finished.open(ran("run", *both))
+    found = report.audit(run)
+    assert set(found.bounds) == {report.UPDATES, report.BLACK_BOX}
+    for access, bound in found.bounds.items():
+        assert bound.confidence == pytest.approx(0.975)
+        scored = found.canaries[access]
+        alone = one_run.audit(scored.scores, scored.members, bound.delta, 0.975)
+        assert bound == alone
 
 
 @pytest.mark.parametrize(

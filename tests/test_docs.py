@@ -8,7 +8,9 @@ import pytest
 from conftest import ROOT
 
 from fedmed.datasets.phantom import Phantom
+from fedmed.mechanisms import gaussian_deviation
 from fedmed.privacy import Event, epsilon
+from fedmed.privacy.accounting import noise_for
 
 PAGE = " ".join((ROOT / "docs" / "privacy.md").read_text().split())
 SIDE = 64
@@ -83,7 +85,7 @@ def test_the_examples_of_the_ledger() -> None:
     assert round(spent(1.0, 0.5, 36)) == 21
     assert "the 0.53 of 10,000 hospitals of which 100 join" in PAGE
     assert round(spent(1.0, 100 / 10_000, 36), 2) == 0.53
-    assert "ε = 26; with local noise of the same size 71" in PAGE
+    assert "has ε = 26, and 71 for which data it has; local noise" in PAGE
     assert (round(spent(1.0, 1.0, 18)), round(spent(0.5, 1.0, 18))) == (26, 71)
 
 
@@ -110,3 +112,24 @@ def test_nor_is_it_on_radiographs() -> None:
     assert f"(steps of {steps[0]} and {steps[1]})" in PAGE
     assert f"the true loss is {loss(images, steps[1]):.0f}," in PAGE
     assert hits(images, steps[1]) == 1000
+
+
+def test_groups_and_the_data_of_a_client() -> None:
+    """The page's figures of several images, and of other data in place of a hospital's own."""
+
+    def spent(z: float, rate: float, steps: int, **far: int | bool) -> float:
+        return epsilon([Event(0, "image", z, rate, steps=steps)], DELTA, **far)
+
+    one = gaussian_deviation(1.0, DELTA)  # a release without sampling
+    assert spent(one, 1.0, 1) == pytest.approx(1.0, abs=1e-3)
+    assert "an ε of 14.4 at the same δ, not of 10" in PAGE
+    assert round(spent(one, 1.0, 1, group=10), 1) == 14.4
+    trained = noise_for(Event(0, "image", 0.0, 16 / 500, steps=720), 1.0, DELTA)
+    assert spent(trained, 16 / 500, 720, group=10) == pytest.approx(14.4, abs=0.1)  # sampled too
+    assert "whose ε would be 1,410" in PAGE
+    assert spent(trained, 16 / 500, 720, group=184) == pytest.approx(1410, abs=5)
+    assert "(below, 21 is 37)" in PAGE
+    assert "not none: ε = 37" in PAGE
+    assert round(spent(1.0, 0.5, 36, replaced=True)) == 37
+    assert "has ε = 26, and 71 for which data it has" in PAGE
+    assert round(spent(1.0, 1.0, 18, replaced=True)) == 71

@@ -19,8 +19,10 @@ from opacus.accountants.analysis import rdp as analysis
 from scipy import optimize, stats
 
 from fedmed.config import compose
+from fedmed.console import _guarantee
 from fedmed.privacy import Event, Ledger, epsilon
 from fedmed.privacy.accounting import PRV, RENYI, cross_checks, noise_for
+from fedmed.privacy.events import Unit
 from fedmed.privacy.spending import Spending, planned, schedule
 from fedmed.rundir import RunDirectory
 
@@ -150,6 +152,33 @@ def test_patients_are_disjoint_and_units_do_not_mix(tmp_path: Path) -> None:
     assert (other["unit"], other["delta"]) == ("client", 1e-3)
     assert other["epsilon"] == epsilon([about_clients], 1e-3)
     assert stated["assumptions"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "of", "far"),
+    [
+        ("image", "a patient with 10 images", {"group": 10}),
+        ("client", "which data a client has", {"replaced": True}),
+    ],
+)
+def test_what_a_claim_is_too_easily_taken_for_stands_beside_it(
+    unit: Unit, of: str, far: dict[str, Any], tmp_path: Path
+) -> None:
+    ledger = Ledger.open(tmp_path / "ledger.json", {unit: DELTA})
+    event = Event(1, unit, 4.0, 0.2, steps=5)
+    ledger.record(event)
+    stated = ledger.statement()
+    (implied,) = stated["implied"]
+    assert implied["of"] == of
+    assert implied["epsilon"] == epsilon([event], DELTA, **far) > stated["epsilon"]
+    assert stated["neighbouring"] == "zero-out-one"
+    assert f"; of {of} {implied['epsilon']:.2f}" in _guarantee(stated)
+
+
+def test_local_noise_hides_which_data_and_nothing_else_is_implied(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger.json", {"client": DELTA})
+    ledger.record(Event(1, "client", 2.0, 1.0, neighbouring="replace-one", client=0))
+    assert ledger.statement()["implied"] == []
 
 
 def test_schedule_and_plan() -> None:

@@ -23,7 +23,7 @@ from fedmed.table import COLUMNS, Aspect, Dataset, Hidden, Origin, validate
 
 PREFIX = "canary:"
 MARKED, FLIPPED = PREFIX + "marked:", PREFIX + "flipped:"
-OUT = "out"  # the role of a patient whom the coin kept out
+OUT = "tossed out"  # the role of a patient whom the coin kept out, and nothing else
 STEEP = 1e4  # slope of a marked canary's loss: beyond any clipping norm, so that clipping acts
 _MAGIC = np.array([int(bit) for bit in "1011001110001111"], dtype=np.uint8)
 _BITS = 16
@@ -139,8 +139,8 @@ class WithCanaries(Dataset):
 class Tossed:
     """Another partition in which a fair coin keeps every canary in its client, or out of all.
 
-    Those kept out have the role ``out`` and no client; a later audit reads from ``partition.csv``
-    who was in.
+    Those kept out have the role ``tossed out`` and no client; a later audit reads from
+    ``partition.csv`` who was in.
 
     Args:
         of: import path of the partition's class.

@@ -32,7 +32,7 @@ class Finished:
         config: the same, composed.
         summary: its ``summary.json``.
         weights: the final model.
-        patients: patient and role; the role of who was kept out by a coin is ``out``.
+        patients: patient and role; the role of who was kept out by a coin is ``tossed out``.
     """
 
     folder: Path
@@ -74,7 +74,8 @@ class Finished:
     def tossed(self) -> "pd.Series[bool]":
         """Return, by patient with images, whether they were trained on, as a fair coin decided.
 
-        Where there are flipped canaries, only they; empty where no coin was tossed.
+        Where there are flipped canaries, only they; empty where no coin was tossed. Who is in no
+        client for another reason, as a rule leaves some over, is not among them.
         """
         flipped = self.patients["patient"].str.startswith(FLIPPED)
         members = self._members(flipped if flipped.any() else self._imaged(), OUT)

@@ -2,7 +2,7 @@
 
 Each of m canary patients was in the training set or not by a fair coin. The auditor scores them,
 guesses "in" for the highest scores and "out" for the lowest, and abstains for the rest. If the run
-were (ε, δ)-DP for one patient added or removed, the number of correct guesses could not be large.
+were (ε, δ)-DP for whether one patient counts, the number of correct guesses could not be large.
 """
 
 import math
@@ -72,11 +72,15 @@ def audit(scores: Scores, members: Members, delta: float, confidence: float = 0.
         confidence: 1 − β, the probability with which the bound holds.
 
     Raises:
-        DataError: if there are too few canaries, or a score is not a number.
+        DataError: if there are too few canaries, a score is not a number, or all canaries were in
+            or all were out, which no fair coin does.
     """
     m = len(scores)
     if m < FEWEST:
         raise DataError(f"audit: at least {FEWEST} canaries are needed, there are {m}")
+    if members.all() or not members.any():
+        which = "in" if members.all() else "out"
+        raise DataError(f"audit: every canary was {which}: no coin was tossed, and nothing follows")
     if np.isnan(scores).any():
         raise DataError("audit: a canary's score is not a number; the model is broken")
     tried = [guess(scores, members, *rule) for rule in rules(m)]

@@ -17,6 +17,7 @@ from fedmed.audit.finished import Bench, Finished
 from fedmed.audit.membership import Attack
 from fedmed.audit.one_run import Bound
 from fedmed.errors import FedmedError
+from fedmed.privacy.ledger import OF_ITS_DATA
 from fedmed.rundir import RunDirectory
 from fedmed.trees import write_atomically
 
@@ -71,7 +72,8 @@ def audit(run: Finished, shadows: Sequence[Finished] = (), confidence: float = 0
     Args:
         run: the run.
         shadows: runs that differ from it in the coins alone; with them, LiRA too.
-        confidence: of the lower bounds on ε.
+        confidence: of the lower bounds on ε, of all accesses together: where there are two, each
+            has half of the error probability (Bonferroni), so that any may refute the claim.
 
     Raises:
         FedmedError: if a shadow run is none, or there are too few canaries or shadow models.
@@ -89,11 +91,10 @@ def audit(run: Finished, shadows: Sequence[Finished] = (), confidence: float = 0
     if len(tossed):
         scored[BLACK_BOX] = attacked[LIRA if shadows else LOSS]
     delta = float(run.summary["privacy"]["delta"] or DELTA)
+    each = 1 - (1 - confidence) / max(1, len(scored))
     return Audit(
         claimed=run.summary["privacy"],
-        bounds={
-            k: one_run.audit(s.scores, s.members, delta, confidence) for k, s in scored.items()
-        },
+        bounds={k: one_run.audit(s.scores, s.members, delta, each) for k, s in scored.items()},
         canaries=scored,
         attacks={k: membership.attack(s.scores, s.members) for k, s in attacked.items()},
         attacked=attacked,
@@ -112,8 +113,11 @@ def _by_lira(
     def confidences(of: Finished) -> "pd.Series[float]":
         return membership.confidences(bench.query(of.weights), bench.labels, bench.patients)
 
-    for shadow in shadows:
+    for i, shadow in enumerate(shadows):
         _check_shadow(run, shadow)
+        for other in shadows[:i]:
+            if shadow.patients.equals(other.patients):
+                raise FedmedError(f"{shadow.folder}: tossed the same coins as {other.folder}")
     target = confidences(run)
     theirs = np.stack([confidences(shadow).to_numpy() for shadow in shadows])
     roles = [shadow.patients.set_index("patient")["role"][target.index] for shadow in shadows]
@@ -148,6 +152,7 @@ def _notes(run: Finished, tossed: bool) -> list[str]:
             "only the bound of one run holds for any mechanism; f-DP takes a Gaussian's trade-off "
             "curve, and independent also that canaries do not disturb each other"
         )
+        notes.append("how many were trained on is taken for known, as the claim takes it")
     if len(run.marked()):
         notes.append("marked canaries are worst cases by design: each has a weight of its own")
         if run.config.partition.arguments.get("clients") != 1:
@@ -158,6 +163,11 @@ def _notes(run: Finished, tossed: bool) -> list[str]:
         notes.append("flipped canaries have wrong labels: atypical, so easier to find than others")
     if not tossed:
         notes.append("no coin was tossed: others are the test patients, who may differ otherwise")
+    if run.summary["privacy"]["unit"] == "client":
+        notes.append(
+            "the claim is for a client; a patient in or out changes which data it has, and the "
+            "bounds are set against the ε of that"
+        )
     if run.summary["privacy"]["unit"] == "image":
         notes.append("the claim is for an image; what is audited is a patient with all images")
     return notes
@@ -192,9 +202,11 @@ def statement(found: Audit) -> str:
     spent = found.claimed
     claim = "no ε claimed" if spent["unit"] is None else "no ε of who took part claimed"
     if spent["unit"] in PRESENCE:
-        value = spent["epsilon"]
-        shown = "∞" if value == "inf" else f"{value:.2f}"
-        claim = f"claimed ε = {shown} (unit {spent['unit']}, δ = {spent['delta']:g})"
+        claim = (
+            f"claimed ε = {_shown(spent['epsilon'])} (unit {spent['unit']}, δ = {spent['delta']:g})"
+        )
+        if (data := _of_its_data(spent)) is not None:
+            claim += f", {_shown(data)} of {OF_ITS_DATA}"
     audited = [
         f"≥ {bound.epsilon:.2f} ({access}, {bound.canaries} canaries, {bound.confidence:.0%})"
         for access, bound in found.bounds.items()
@@ -216,9 +228,26 @@ def _above(found: Audit) -> bool:
 
 
 def _claim(found: Audit) -> float | None:
-    """Return the ε that the bounds may be set against, None if there is no finite one."""
-    value = found.claimed["epsilon"]
-    return None if found.claimed["unit"] not in PRESENCE or value == "inf" else float(value)
+    """Return the ε that the bounds may be set against, None if there is no finite one.
+
+    A patient more or less changes which data a client has, and not whether it counts.
+    """
+    spent = found.claimed
+    if spent["unit"] not in PRESENCE:
+        return None
+    value = spent["epsilon"]
+    if spent["unit"] == "client" and spent["neighbouring"] != "replace-one":
+        value = _of_its_data(spent)
+    return None if value is None or value == "inf" else float(value)
+
+
+def _of_its_data(spent: Mapping[str, Any]) -> float | str | None:
+    implied = {other["of"]: other["epsilon"] for other in spent.get("implied", [])}
+    return implied.get(OF_ITS_DATA)
+
+
+def _shown(value: float | str) -> str:
+    return "∞" if isinstance(value, str) else f"{value:.2f}"
 
 
 def content(found: Audit) -> dict[str, Any]:

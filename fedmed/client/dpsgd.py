@@ -4,8 +4,9 @@ At each step every unit is drawn with probability q on its own (Poisson sampling
 gradient is the *sum* of the gradients of its images in the step. It is clipped, all parameters
 together, to an L2 norm of C. The clipped gradients are summed, Gaussian noise of standard deviation
 z·C is added, and the result is divided by the *expected* number of units q·n, which is public;
-an empty draw is a step of noise alone. So adding or removing a unit changes the sum by at most C,
-and the step is a Poisson-sampled Gaussian mechanism with noise multiplier z.
+an empty draw is a step of noise alone. So whether a unit counts, or counts for nothing, changes the
+sum by at most C, the number n being known either way (zero-out), and the step is a Poisson-sampled
+Gaussian mechanism with noise multiplier z.
 
 The loss of an image is the sum of the binary cross-entropies of its known labels over the number
 of targets. It depends on no other image, and neither does the network: batch norms are gone.

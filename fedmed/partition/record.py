@@ -7,6 +7,9 @@ import pandas as pd
 
 from fedmed.errors import DataError
 
+#: Roles of patients who are held out of everything: left over by a rule, or by a coin of an audit.
+HELD_OUT = ("out", "tossed out")
+
 
 def check(assigned: pd.DataFrame, table: pd.DataFrame) -> None:
     """Refuse a partition that splits a patient, leaks a test patient or leaves a client empty.
@@ -22,7 +25,7 @@ def check(assigned: pd.DataFrame, table: pd.DataFrame) -> None:
     if splits.isna().any() or len(assigned) != len(split):
         raise DataError("partition: its patients are not those of the table")
     tested = splits == "test"
-    out = assigned["role"] == "out"  # held out of everything, as an audit does by a coin
+    out = assigned["role"].isin(HELD_OUT)
     homeless = ~tested & ~out & (assigned["client"] < 0)
     for wrong, what in (
         (tested & (assigned["client"] >= 0), "test patient {} is in a client"),

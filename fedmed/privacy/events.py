@@ -18,7 +18,10 @@ class Event:
             Gaussian mechanism, Laplace's b, and 1/ε for the exponential mechanism.
         rate: probability with which each unit is drawn.
         sampling: how units are drawn; at rate 1 all of them are.
-        mechanism, neighbouring: of the guarantee.
+        mechanism: which the noise is of.
+        neighbouring: what two data sets that are compared differ in: whether one unit counts or
+            counts for nothing, how many there are being known (``zero-out-one``: rates, steps and
+            divisors follow from that number), or which data a unit has (``replace-one``).
         client: whose units they are; None where one release concerns all clients alike.
         steps: how many releases, each with a draw and noise of its own.
         attempt: counts how often the round was begun anew with noise that does not repeat.
@@ -30,7 +33,7 @@ class Event:
     rate: float
     sampling: Literal["poisson"] = "poisson"
     mechanism: Literal["gaussian", "laplace", "exponential"] = "gaussian"
-    neighbouring: Literal["add-or-remove-one", "replace-one"] = "add-or-remove-one"
+    neighbouring: Literal["zero-out-one", "replace-one"] = "zero-out-one"
     client: int | None = None
     steps: int = 1
     attempt: int = 0

@@ -8,7 +8,7 @@ the operating system it is another release, and counts again.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from typing import Any
 from fedmed.privacy.accounting import ACCOUNTANT, PURE, cross_checks, epsilon
 from fedmed.privacy.events import Event, Unit
 from fedmed.trees import write_atomically
+
+OF_ITS_DATA = "which data a client has"
+IMAGES = 10  # of a patient, whose ε is told beside an image's
 
 
 @dataclass
@@ -129,8 +132,22 @@ class Ledger:
             "neighbouring": (shared + its_own)[0].neighbouring if shared + its_own else None,
             "sampling": "poisson",
             "releases": sum(event.steps for event in shared + its_own),
+            "implied": self._implied(unit, shared + its_own),
             "per_client": {str(k): _number(v) for k, v in per_client.items()} or None,
         }
+
+    def _implied(self, unit: Unit, events: Sequence[Event]) -> list[dict[str, Any]]:
+        """Return what the unit's ε is too easily taken for, and what that is, at the same δ."""
+        if not events or events[0].neighbouring == "replace-one":
+            return []
+        delta = self.deltas[unit]
+        if unit == "image":
+            ten = epsilon(events, delta, group=IMAGES)
+            return [{"of": f"a patient with {IMAGES} images", "epsilon": _number(ten)}]
+        if unit == "client":
+            data = epsilon(events, delta, replaced=True)
+            return [{"of": OF_ITS_DATA, "epsilon": _number(data)}]
+        return []
 
     def _write(self) -> None:
         content = {

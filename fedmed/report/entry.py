@@ -108,7 +108,8 @@ def details(run: Run) -> dict[str, Any]:
         "versions": summary.get("versions", {}),
         "error": _error(summary.get("error", "")),
         "caveats": [scrub_text(c) for c in summary.get("caveats", [])],
-        "privacy": {k: v for k, v in privacy.items() if k in _CLAIM and v is not None},
+        "privacy": {k: v for k, v in privacy.items() if k in _CLAIM and v is not None}
+        | {f"epsilon of {one['of']}": one["epsilon"] for one in privacy.get("implied", [])},
         "assumptions": privacy.get("assumptions", []),
         "patients": summary.get("patients", {}),
         "device": summary.get("device"),
