@@ -109,10 +109,10 @@ def percentile_window(stored: NDArray[Any]) -> tuple[str, str, str]:
     return "+Ww", str((low + high + 1) / 2), str(high - low + 1)
 
 
-def compressed(syntax: uid.UID) -> Callable[[Path, Path], None]:
+def compressed(syntax: uid.UID, **options: Any) -> Callable[[Path, Path], None]:
     def encode(source: Path, target: Path) -> None:
         data = dcmread(source)
-        data.compress(syntax, generate_instance_uid=False)
+        data.compress(syntax, generate_instance_uid=False, **options)
         data.save_as(target)
 
     return encode

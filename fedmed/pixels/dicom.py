@@ -27,6 +27,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    RLELossless,
 )
 
 from fedmed.errors import UnreadableImage
@@ -157,7 +158,8 @@ def _checked(header: Dataset) -> tuple[int, int]:
     high = header.get("HighBit", header.BitsStored - 1)
     if not header.BitsStored <= high + 1 <= header.BitsAllocated:
         raise UnreadableImage("its high bit is not one of those it has room for")
-    if high != header.BitsStored - 1 and _syntax(header).is_encapsulated:
+    cells = not _syntax(header).is_encapsulated or _syntax(header) == RLELossless
+    if high != header.BitsStored - 1 and not cells:  # a codec has no bits below those stored
         raise UnreadableImage("is compressed and does not keep its pixels in the low bits")
     window.check_size(header.Columns, header.Rows)
     return header.Rows, header.Columns
