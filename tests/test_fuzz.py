@@ -12,6 +12,7 @@ import pydicom.data
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from png_files import KINDS, png
 from pydicom import uid
 from pydicom.dataset import FileDataset, FileMetaDataset
 
@@ -50,6 +51,10 @@ def sources() -> list[tuple[str, bytes]]:
         grey = Image.fromarray(picture("uint16" if mode == "I;16" else "uint8"))
         (grey if mode == "I;16" else grey.convert(mode)).save(file, "PNG")
         made.append((".png", file.getvalue()))
+    for kind, (_, channels) in KINDS.items():
+        samples = np.repeat(picture("uint16")[..., None], channels, axis=2)
+        samples[..., -1] = samples[..., -1] if channels % 2 else 65535
+        made.append((".png", png(samples, 16, kind, woven=channels == 3)))
     exif = Image.Exif()
     exif[0x0112] = 8
     for mode, progressive in (("L", False), ("RGB", True), ("CMYK", False)):
