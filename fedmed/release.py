@@ -11,7 +11,7 @@ With fewer it is a detail of m pixels, and *not* the image, let alone the patien
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from hydra.utils import get_object
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedmed.config import Config
 from fedmed.errors import ConfigError
 from fedmed.mechanisms import geometric, laplace, report_noisy_max
 from fedmed.pixels import fit
@@ -151,7 +152,8 @@ def patient_counts(
     Patients are counted, not images: a patient adds 1 to its client's number of patients and at
     most 1 to the number with each of T targets, whatever its images. One patient more or less
     therefore changes the T + 1 counts of one client by at most 1 each, Δ₁ = T + 1, and those of
-    no other client, so that the whole table costs ε once. The number of clients is public.
+    no other client, so that the whole table costs ε once. The number of clients is public, and
+    who is whose depends on nobody else, as in hospitals.
 
     Args:
         table: one row an image.
@@ -195,8 +197,56 @@ def utility(
     return float((1 - mean).sum())  # a patient without any known label adds nothing
 
 
+class Release(NamedTuple):
+    """Something that was released.
+
+    Attributes:
+        what: it is.
+        epsilon: of (ε, 0), None if it was not released.
+        whom: the ε is of.
+        result: the value, or the file that holds it.
+    """
+
+    what: str
+    epsilon: float | None
+    whom: str
+    result: int | str | None
+
+    def __str__(self) -> str:
+        if self.epsilon is None:
+            return f"{self.what}: not released, to {self.whom}"
+        return f"{self.what}: {self.result}, with ε = {self.epsilon:g} for {self.whom}"
+
+
+def unreleasable(config: Config, utilities: pd.Series) -> str:
+    """Return why no round can be chosen by the utilities that clients told; empty if one can."""
+    if config.withholds:
+        return "clients keep their validation scores (privacy.release_metrics=false)"
+    return "" if len(utilities) else "no client has patients for validation"
+
+
+def promised_by_training(claimed: Mapping[str, Any]) -> str:
+    """Return what a choice among a run's models costs those whom it was trained on.
+
+    Args:
+        claimed: the run's statement of its privacy.
+    """
+    if claimed["unit"] not in ("patient", "image", "client"):
+        return "whoever is trained on is promised nothing, as the run adds no noise to training"
+    spent = claimed["epsilon"]
+    shown = "∞" if isinstance(spent, str) else f"{spent:.3g}"
+    return (
+        f"whoever is trained on is promised no more than by the run (unit {claimed['unit']}, "
+        f"ε = {shown}, δ = {claimed['delta']:g}), and pays nothing more"
+    )
+
+
 def best_round(utilities: pd.Series, epsilon: float, rng: np.random.Generator) -> int:
-    """Return a good round: (ε, 0)-private for each validation patient.
+    """Return a good round: (ε, 0)-private for each validation patient, and for nobody else.
+
+    Whoever was trained on has moved the models of all rounds, and so every utility by more than 1.
+    What protects them is the noise of training, if there was any: of what that has released, the
+    choice is post-processing.
 
     Args:
         utilities: by round, :func:`utility` over all validation patients.

@@ -4,8 +4,11 @@ python scripts/release.py RUN_DIR --seed 7
 
 Who has what: noisy counts of each client's patients, with ε for every patient who trains or
 validates, as label_counts.csv and label_counts.png in the run directory. The best round: chosen by
-how well the validation patients are served, with another ε for each of them. Both add up, with each
-other and with what training has spent; so do two calls with different seeds.
+how well the validation patients are served, with another ε for each of *them*; whoever is trained
+on has there what the run itself promises them, and no more. Clients that withhold their validation
+scores withhold that choice too. All that was released, and for whom with which ε, stands in
+release.json. Releases add up, with each other and with what training has spent; so do two calls
+with different seeds.
 """
 
 import sys
@@ -13,38 +16,73 @@ import sys
 sys.path.pop(0)  # this folder: for other packages, datasets is Hugging Face's
 
 import argparse
+import json
+import math
 from pathlib import Path
 
 import pandas as pd
 
 from fedmed.audit.finished import Finished
-from fedmed.errors import FedmedError
+from fedmed.errors import ConfigError, FedmedError
 from fedmed.figures import draw_partition
-from fedmed.release import PATIENTS, best_round, patient_counts
+from fedmed.release import (
+    PATIENTS,
+    Release,
+    best_round,
+    patient_counts,
+    promised_by_training,
+    unreleasable,
+)
 from fedmed.seeding import generator
 from fedmed.table import Dataset, validate
+from fedmed.trees import write_atomically
 
 
 def counts(run: Finished, epsilon: float, seed: int) -> pd.DataFrame:
-    """Return the noisy counts of a run's patients and write their table and picture."""
+    """Return the noisy counts of a run's patients."""
     dataset: Dataset = run.config.dataset.build()
     table = validate(dataset.table(), dataset)
-    released = patient_counts(table, run.patients, dataset.targets, epsilon, seed)
-    released.to_csv(run.folder / "label_counts.csv", index=False)
-    draw_partition(released, dataset.targets, run.folder / "label_counts.png", PATIENTS)
-    return released
+    return patient_counts(table, run.patients, dataset.targets, epsilon, seed)
 
 
-def chosen(run: Finished, epsilon: float, seed: int) -> int:
-    """Return a round that serves the validation patients well."""
+def utilities(run: Finished) -> pd.Series:
+    """Return by round how well the validation patients are served, as far as clients tell."""
     rows = pd.read_csv(run.folder / "metrics.csv")
     mine = rows[(rows["scope"] == "val") & (rows["metric"] == "utility")]
-    by_round = mine.groupby("round")["value"].sum()
-    return best_round(by_round, epsilon, generator(seed, "best round"))
+    return mine.groupby("round")["value"].sum()
+
+
+def release(folder: Path, epsilon: float, seed: int) -> list[Release]:
+    """Release what can be, write it into the run directory, and return what was released.
+
+    Raises:
+        FedmedError: if there is no finished run, or ε is no number that noise can be made from;
+            then nothing is released.
+    """
+    if not (epsilon > 0 and math.isfinite(epsilon)):
+        raise ConfigError(f"--epsilon: takes a finite number above 0, got {epsilon:g}")
+    run = Finished.open(folder)
+    noisy = counts(run, epsilon, seed)
+    by_round = utilities(run)
+    releases = [
+        Release("label counts", epsilon, "each patient who trains or validates", "label_counts.csv")
+    ]
+    if why := unreleasable(run.config, by_round):
+        releases.append(Release("best round", None, f"nobody: {why}", None))
+    else:
+        chosen = best_round(by_round, epsilon, generator(seed, "best round"))
+        whom = f"each validation patient; {promised_by_training(run.summary['privacy'])}"
+        releases.append(Release("best round", epsilon, whom, chosen))
+    noisy.to_csv(folder / "label_counts.csv", index=False)
+    draw_partition(noisy, noisy.columns[2:], folder / "label_counts.png", PATIENTS)
+    text = json.dumps([each._asdict() for each in releases], indent=1, ensure_ascii=False)
+    write_atomically(folder / "release.json", lambda new: new.write_text(text + "\n"))
+    print(noisy.to_string(index=False))
+    return releases
 
 
 def main() -> None:
-    """Read the command line and release."""
+    """Read the command line and release; exits with 2 if nothing could be."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,14 +91,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True, help="of the noise; keep it secret")
     arguments = parser.parse_args()
     try:
-        run = Finished.open(arguments.run)
-        released = counts(run, arguments.epsilon, arguments.seed)
-        best = chosen(run, arguments.epsilon, arguments.seed)
-    except (FedmedError, ValueError) as error:
-        sys.exit(f"release: {error}")
-    print(released.to_string(index=False))
-    print(f"best round: {best}")
-    print(f"a patient's ε: {arguments.epsilon:g} for the counts, and as much again for the round")
+        releases = release(arguments.run, arguments.epsilon, arguments.seed)
+    except FedmedError as error:
+        print(f"fedmed: {error}", file=sys.stderr)
+        sys.exit(2)
+    for each in releases:
+        print(each)
 
 
 if __name__ == "__main__":

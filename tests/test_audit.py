@@ -195,7 +195,7 @@ def partitions(table: pd.DataFrame) -> dict[str, partition.Partition]:
     sites = sorted(table["site"].unique())
     return {
         "sized": partition.Sized(dict.fromkeys(sites[:-2], 1), 0.2, 0),
-        "few": partition.Sized({site: [20, 10] for site in sites}, 0.0, 0),
+        "few": partition.Sized({site: [9, 6] for site in sites}, 0.0, 0),
         "site": partition.Natural("site", 0.2, 0),
         "dirichlet": partition.Dirichlet(3, 0.5, 1, 0.2, 0),
         "iid": partition.IID(3, 0.0, 0),

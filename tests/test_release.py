@@ -1,6 +1,9 @@
 """What leaves a hospital hides what it says it hides."""
 
+import json
 import math
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY
+import yaml
+from conftest import ROOT, TINY
 from scipy import stats
 
 from fedmed.config import compose
@@ -172,3 +176,57 @@ def test_the_best_round_has_a_utility_that_one_patient_moves_by_at_most_one() ->
     assert chosen.count(10) > 195
     weak = [best_round(curve, 0.01, rng) for _ in range(600)]
     assert min(weak.count(r) for r in (5, 10, 15)) > 120
+
+
+DP = ("privacy=dpsgd", "privacy.noise_multiplier=1", "client.steps=2")
+
+
+@pytest.mark.parametrize(
+    ("how", "round_", "whom"),
+    [
+        ((), True, "whoever is trained on is promised nothing"),
+        (DP, False, "nobody: clients keep their validation scores"),
+        ((*DP, "privacy.release_metrics=true"), True, "by the run (unit patient, ε = "),
+        (("partition.val_fraction=0",), False, "nobody: no client has patients for validation"),
+    ],
+)
+def test_script_says_of_whom_each_epsilon_is(
+    how: tuple[str, ...],
+    round_: bool,
+    whom: str,
+    launch: Callable[..., dict[str, Any]],
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "run"
+    asked = [*TINY, "rounds=2", "model.network.block_config=[1]", *how]
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([*asked, f"store={store}"]))
+    launch(*asked)
+
+    def script(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["release.py", str(folder), "--seed", "1", *arguments])
+        monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+        capsys.readouterr()
+        code: int | str | None = 0
+        try:
+            runpy.run_path(str(ROOT / "scripts" / "release.py"), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code
+        return int(str(code)), *capsys.readouterr()
+
+    code, _, err = script("--epsilon", "0")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--epsilon: takes a finite number above 0" in err
+    assert not (folder / "label_counts.csv").exists()
+    code, out, _ = script("--epsilon", "0.5")
+    assert code == 0
+    assert "label_counts.csv, with ε = 0.5 for each patient who trains or validates" in out
+    assert whom in out
+    counts, chosen = json.loads((folder / "release.json").read_text())
+    assert (counts["what"], counts["epsilon"]) == ("label counts", 0.5)
+    assert chosen["epsilon"] == (0.5 if round_ else None)
+    assert (chosen["result"] in (1, 2)) == round_
+    assert ("each validation patient" in chosen["whom"]) == round_
