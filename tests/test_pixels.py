@@ -274,16 +274,3 @@ def test_attributes_are_normalised(tmp_path: Path) -> None:
     assert read() == nothing
     (tmp_path / "b.dcm").write_bytes(b"no DICOM at all")
     assert attributes(tmp_path / "b.dcm") == attributes(tmp_path / "absent.dcm") == nothing
-
-
-def test_aspect_is_kept_or_squashed() -> None:
-    bright = np.full((40, 80), 255, np.uint8)
-    assert (pixels.fit(bright, 20, "squash") == 255).all()
-    kept = pixels.fit(bright, 20, "keep")
-    assert (kept[5:15] == 255).all()
-    assert not kept[:5].any()
-    assert not kept[15:].any()
-    checks = (np.indices((512, 512)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    assert np.abs(pixels.fit(checks, 32, "squash").astype(int)[1:-1, 1:-1] - 127).max() <= 2
-    with pytest.raises(UnreadableImage, match="too narrow"):
-        pixels.fit(np.zeros((1, 60000), np.uint8), 32, "keep")
