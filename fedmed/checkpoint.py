@@ -18,7 +18,7 @@ class Checkpoint:
     """The state of a run between two rounds.
 
     Attributes:
-        data: hashes of data and partition, which a resumed run must share.
+        data: hashes of data, partition and configuration, which a resumed run must share.
         arrays: the global arrays.
         round: rounds done.
         strategy: what the strategy remembers on the server.
@@ -26,6 +26,7 @@ class Checkpoint:
         metrics: rows of ``metrics.csv``.
         bytes_down, bytes_up: array bytes moved so far.
         seconds: spent in each round so far.
+        surroundings: all that the rounds so far were run on; see ``identity.surroundings``.
     """
 
     data: dict[str, str]
@@ -37,6 +38,7 @@ class Checkpoint:
     bytes_down: int = 0
     bytes_up: int = 0
     seconds: list[float] = field(default_factory=list)
+    surroundings: list[dict[str, str]] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write the checkpoint. Raises FedmedError if the disk does not take it."""

@@ -4,9 +4,8 @@ Everything a run does is in :class:`Config`. Its components (Hydra's ``_target_`
 schema of their own (:mod:`fedmed.signatures`).
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -15,19 +14,18 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedmed import signatures
+from fedmed import identity, signatures
 from fedmed.errors import ConfigError
+from fedmed.identity import NOT_IDENTITY as NOT_IDENTITY
 from fedmed.paper import Paper
 from fedmed.refusals import explain, first_line, problems
 
 CONF = Path(__file__).parent / "conf"
 _QUICK = ("dataset", "partition", "strategy.server", "strategy.local")
-#: What changes neither the weights nor the scores, and so not the identity of a run.
-NOT_IDENTITY = ("name", "force", "store", "runner", "tracking", "paper")
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -221,10 +219,15 @@ class Config(_Frozen):
     tracking: Tracking
     paper: Paper | None = None
 
-    @property
+    @cached_property
+    def device(self) -> identity.Kind:
+        """The kind of device that the networks are on, found where ``auto`` leaves it open."""
+        return identity.device(self.runner)
+
+    @cached_property
     def sha256(self) -> str:
         """The hash of all that decides the result; its start names the run directory."""
-        return _sha256(self.model_dump(mode="json", by_alias=True))
+        return identity.sha256(self, self.device)
 
     @property
     def norm(self) -> Literal["batch", "group", "frozen"]:
@@ -269,6 +272,7 @@ def parse(config: DictConfig, build: bool = True) -> Config:
         if "Missing mandatory value" in str(error):
             raise ConfigError(f"{key}: is missing; give it as {key}=VALUE") from None
         raise ConfigError(f"{key}: {first_line(error)}") from None
+    _check_weights(parsed.model)
     _check_privacy(parsed.privacy)
     _check_faults(parsed)
     for path, component in _components(parsed):
@@ -285,6 +289,19 @@ def tree(overrides: Sequence[str]) -> dict[str, Any]:
         ConfigError: if it does not compose.
     """
     return cast(dict[str, Any], OmegaConf.to_container(_compose(overrides), resolve=False))
+
+
+def record(overrides: Sequence[str]) -> dict[str, DictConfig | ListConfig]:
+    """Return the files of ``.hydra`` by their name: what was asked for, and what it composes to.
+
+    Raises:
+        ConfigError: as :func:`compose` does.
+    """
+    composed = _compose(overrides, return_hydra_config=True)
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    hydra = OmegaConf.masked_copy(composed, "hydra")
+    asked = ListConfig(list(overrides))
+    return {"config.yaml": own, "hydra.yaml": hydra, "overrides.yaml": asked}
 
 
 def settings(overrides: Sequence[str]) -> DictConfig:
@@ -328,6 +345,14 @@ def _within(path: str, node: Any) -> Iterator[tuple[str, Component]]:
             yield f"{path}.{key}", Component.model_validate(value)
 
 
+def _check_weights(model: Model) -> None:
+    if model.weights is not None and model.weights.suffix != ".safetensors":
+        raise ConfigError(
+            f"model.weights: {model.weights} is not a .safetensors file; "
+            "other formats can run code when read, so convert it first"
+        )
+
+
 def _check_privacy(privacy: NoPrivacy | DPSGD) -> None:
     if isinstance(privacy, NoPrivacy):
         return
@@ -354,11 +379,6 @@ def _check_build(path: str, component: Component) -> None:
         component.build()
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {first_line(error)}") from None
-
-
-def _sha256(values: Any) -> str:
-    identity = {k: v for k, v in values.items() if k not in NOT_IDENTITY}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _run_id(*, _root_: DictConfig) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from rich.markup import escape
 
-from fedmed import models
+from fedmed import config as cfg
+from fedmed import identity, models
 from fedmed.checkpoint import Checkpoint, Row
 from fedmed.config import DPSGD, Config, Deployment
 from fedmed.console import Console, config_line
@@ -36,6 +38,7 @@ from fedmed.runner.deployed import connect
 from fedmed.runner.local import workers
 from fedmed.summary import summarise, with_scores
 from fedmed.tracking import Tracker
+from fedmed.workplace import device
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +67,21 @@ def run(
     """
     here = RunDirectory(folder)
     with here.locked():
-        summary = here.summary()
-        if config.force:
-            here.clear()
-        elif summary and summary["status"] == "finished":
+        summary = _earlier(config, overrides, here)
+        if summary and summary["status"] == "finished":
+            for name in summary.get("files", ()):
+                here.check(name)
             console.say(f"{folder} is finished; force=true runs it again")
             console.report(summary | {"run_dir": folder})
             return summary
-        begun = {"run_id": config.sha256[:16], "name": config.name, "config_sha256": config.sha256}
+        if not here.checkpoint.exists():
+            here.write_configuration(cfg.record(overrides))
+        begun = {
+            "run_id": config.sha256[:16],
+            "name": config.name,
+            "config_sha256": config.sha256,
+            "device": config.device,
+        }
         here.write_summary(begun | {"status": "running"})
         try:
             summary = begun | _run(config, overrides, here, console, grid)
@@ -89,6 +99,32 @@ def run(
         return summary
 
 
+def _earlier(config: Config, overrides: Sequence[str], here: RunDirectory) -> dict[str, Any] | None:
+    """Return the summary of what the directory holds of this run, None where nothing is.
+
+    Raises:
+        FedmedError: if what it holds is of another configuration, naming what differs.
+    """
+    if config.force:
+        here.clear()
+        return None
+    summary = here.summary()
+    if summary is None or summary.get("config_sha256") == config.sha256:
+        return summary
+    begun = summary["status"] == "finished" or here.checkpoint.exists() or here.ledger.exists()
+    if not begun:  # it failed before anything came of it
+        here.clear()
+        return None
+    differing = identity.differences(here.composed(), cfg.tree(overrides))
+    if (there := summary.get("device", config.device)) != config.device:
+        differing.append(f"the device, {there} there, {config.device} here")
+    raise FedmedError(
+        f"{here.path}: holds a run of another configuration (other: "
+        f"{', '.join(differing) or 'the content of a file that it names'}); name another "
+        "hydra.run.dir, or force=true deletes that run and begins this one"
+    )
+
+
 def _run(
     config: Config,
     overrides: Sequence[str],
@@ -97,6 +133,7 @@ def _run(
     grid: Grid | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
+    device(config.runner)  # refuse early what it cannot be run on
     console.say(config_line(config))
     strategy = config.strategy.server.build()
     network = models.build(config.model, config.seed, config.norm)
@@ -109,8 +146,10 @@ def _run(
     else:
         data = prepare(config, here, console, workers(config.runner))
     parameters_only = config.strategy.state == "parameters"
-    fresh = Checkpoint(data.hashes, models.arrays_of(network, parameters_only))
-    state = _resume(here, fresh, console)
+    bound = data.hashes | {"config_sha256": config.sha256}
+    fresh = Checkpoint(bound, models.arrays_of(network, parameters_only))
+    state = _resume(here, fresh, identity.surroundings(config), console)
+    here.write_configuration(cfg.record(overrides))
     ledger, spending = _accounts(config, strategy, data, here)
     sizes = data.clients["train_images"].tolist()
     told = _told(overrides, data, here)
@@ -147,6 +186,7 @@ def _run(
         predictions = Predictions(targets, scores, data.truth, data.test)
         clients, test = _results(data, state, predictions, here)
         summary = summarise(config, data, state, test, clients, ledger, setup)
+        summary["files"] = here.digests()
         tracker.finish(summary, None if config.withholds else clients)
     return summary
 
@@ -205,9 +245,13 @@ def _results(
     return clients, test | {"subgroups": subgroups(predictions), **sites}
 
 
-def _resume(here: RunDirectory, fresh: Checkpoint, console: Console) -> Checkpoint:
+def _resume(
+    here: RunDirectory, fresh: Checkpoint, now: dict[str, str], console: Console
+) -> Checkpoint:
+    """Return where the run stands, having told of what it stands on now and did not before."""
     found = Checkpoint.load(here.checkpoint)
     if found is None:
+        fresh.surroundings.append(now)
         return fresh
     for name, value in fresh.data.items():
         if found.data[name] != value:
@@ -216,4 +260,8 @@ def _resume(here: RunDirectory, fresh: Checkpoint, console: Console) -> Checkpoi
                 f"({found.data[name][:12]}, now {value[:12]}); force=true starts anew"
             )
     console.say(f"resuming after round {found.round}")
+    if now not in found.surroundings:
+        new = identity.changed(found.surroundings[-1], now)
+        console.say(f"[yellow]the rounds to come may differ in their last bits: {escape(new)}")
+        found.surroundings.append(now)
     return found

@@ -152,7 +152,7 @@ def build(
         norm: what its batch norms become; their weights are kept.
 
     Raises:
-        ConfigError: if the file is absent, not safetensors, or does not fit the network.
+        ConfigError: if the file is absent, damaged, or does not fit the network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "weights"))
@@ -166,11 +166,6 @@ def build(
 
 def read_weights(path: Path, network: nn.Module) -> Arrays:
     """Read a .safetensors file that holds every float tensor of ``network``."""
-    if path.suffix != ".safetensors":
-        raise ConfigError(
-            f"model.weights: {path} is not a .safetensors file; "
-            "other formats can run code when read, so convert it first"
-        )
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -115,6 +115,7 @@ class Federation:
             bytes_down=self.engine.bytes_down,
             bytes_up=self.engine.bytes_up,
             seconds=[*state.seconds, time.perf_counter() - started],
+            surroundings=state.surroundings,
         )
         state.save(self.checkpoint)
         self.engine.states.commit()

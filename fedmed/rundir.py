@@ -5,29 +5,45 @@ It is written as the run goes and stands on its own: nothing in it needs wandb o
 
 import contextlib
 import fcntl
+import hashlib
 import json
-import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors.numpy import save_file
+from yaml import YAMLError
 
 from fedmed import jsontext
 from fedmed.errors import FedmedError
-from fedmed.trees import write_atomically
+from fedmed.trees import damaged, write_atomically
 
 if TYPE_CHECKING:  # to look at run directories takes no MONAI
     from fedmed.checkpoint import Row
     from fedmed.evaluation.predictions import Predictions
     from fedmed.models import Arrays
 
-VERSIONS = ("fedmed", "flwr", "torch", "monai", "flwr-datasets", "dp-accounting", "opacus", "numpy")
+DIGEST = "sha256"  # the key in summary.json of the hash of all else in it
+#: Whose hashes a finished run's summary holds.
+RESULTS = (
+    ".hydra/config.yaml",
+    "partition.csv",
+    "table.parquet",
+    "metrics.csv",
+    "clients.csv",
+    "time.csv",
+    "predictions.parquet",
+    "checkpoint/model.safetensors",
+)
+#: What outlives a run that is begun anew: who has it, what it said, and what privacy was spent.
+_KEPT = {".hydra", ".lock", "run.log", "slurm_job", "ledger.json"}
 
 
 class RunDirectory:
@@ -66,21 +82,74 @@ class RunDirectory:
             return not _lock(file, fcntl.LOCK_SH)
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the summary, None if the run never came as far."""
+        """Return the summary, None if the run never came as far.
+
+        Raises:
+            FedmedError: if it is damaged, or was changed after it was written.
+        """
         path = self.path / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            found = cast(dict[str, Any], json.loads(path.read_text()))
+            digest = found.pop(DIGEST, None)
+            _ = found["status"]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise damaged(path, "it is no summary") from None
+        if digest is not None and digest != _digest(found):
+            raise damaged(path, "it is not as it was written")
+        return found
+
+    def composed(self) -> dict[str, Any]:
+        """Return the configuration as it was composed, unresolved; empty if there is none.
+
+        Raises:
+            FedmedError: if its file is damaged.
+        """
+        path = self.path / ".hydra" / "config.yaml"
+        if not path.exists():
+            return {}
+        try:
+            loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        except (YAMLError, OmegaConfBaseException, ValueError, OSError):
+            raise damaged(path, "it is no configuration") from None
+        return cast(dict[str, Any], loaded)
+
+    def check(self, name: str) -> Path:
+        """Return the path of a file of a finished run.
+
+        Raises:
+            FedmedError: if it is gone, or is not the one that the summary was made with.
+        """
+        path = self.path / name
+        known = (self.summary() or {}).get("files", {}).get(name)
+        if known is not None and not path.exists():
+            raise FedmedError(f"{path}: is gone; put back a copy, or run again with force=true")
+        if known is not None and _sha256_of(path) != known:
+            raise damaged(path, "it is not the one that summary.json was made with")
+        return path
 
     def clear(self) -> None:
-        """Delete what an earlier run left, but for Hydra's files and the log."""
+        """Delete what an earlier run left, but for what was spent, who has it and what it said."""
         for entry in self.path.iterdir():
-            if entry.name in {".hydra", ".lock", "run.log"}:
-                continue
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if entry.name not in _KEPT:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def write_configuration(self, files: Mapping[str, DictConfig | ListConfig]) -> None:
+        """Write ``.hydra``: what was asked for, and what that composed to."""
+        (self.path / ".hydra").mkdir(exist_ok=True)
+        for name, content in files.items():
+            write_atomically(self.path / ".hydra" / name, partial(OmegaConf.save, content))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write ``summary.json``."""
-        text = jsontext.dumps(summary)
+        """Write ``summary.json``, and in it the hash of all that it says."""
+        text = jsontext.dumps(summary | {DIGEST: _digest(summary)})
         write_atomically(self.path / "summary.json", lambda new: new.write_text(text))
+
+    def digests(self) -> dict[str, str]:
+        """Return the hashes of the files that a summary is made with."""
+        there = [name for name in RESULTS if (self.path / name).exists()]
+        return {name: _sha256_of(self.path / name) for name in there}
 
     def write_metrics(self, rows: "Sequence[Row]") -> None:
         """Write ``metrics.csv``; the client is empty where a metric is of no one client."""
@@ -109,10 +178,15 @@ class RunDirectory:
         write_atomically(path, lambda new: save_file(whole, new))
 
 
-def versions() -> dict[str, str]:
-    """Return what the result may depend on: Python, packages, processor; no names of hosts."""
-    machine = {"python": platform.python_version(), "machine": platform.machine()}
-    return machine | {name: version(name) for name in VERSIONS}
+def _digest(summary: Mapping[str, Any]) -> str:
+    """Return the hash of what a summary says, as it is written and as it is read."""
+    plain = json.loads(jsontext.dumps(dict(summary)))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lock(file: IO[str], kind: int) -> bool:

@@ -1,20 +1,19 @@
 """What ``summary.json`` and ``clients.csv`` say of a finished run."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from fedmed import models
+from fedmed import identity, models
 from fedmed.checkpoint import Checkpoint, Row
 from fedmed.config import Config
 from fedmed.data import Data
 from fedmed.faults import summary_of
 from fedmed.partition import measure
 from fedmed.privacy import Ledger
-from fedmed.rundir import versions
 from fedmed.runner.local import workers
-from fedmed.workplace import device
 
 
 def with_scores(
@@ -71,7 +70,7 @@ def summarise(
         **data.hashes,
         "model_sha256": models.arrays_sha256(state.arrays),
         "seed": config.seed,
-        "caveats": data.caveats,
+        "caveats": data.caveats + _moved(state),
         "rounds_done": state.round,
         "patients": data.patients,
         "images": data.images,
@@ -93,7 +92,13 @@ def summarise(
         },
         "bytes_up": state.bytes_up,
         "bytes_down": state.bytes_down,
-        "device": device(config.runner).type,
+        "device": config.device,
         "workers": workers(config.runner),
-        "versions": versions(),
+        "versions": state.surroundings[-1],
     }
+
+
+def _moved(state: Checkpoint) -> list[str]:
+    """Return a caveat for each change of what the rounds were run on."""
+    pairs = itertools.pairwise(state.surroundings)
+    return [f"resumed on something else: {identity.changed(*pair)}" for pair in pairs]

@@ -81,6 +81,13 @@ def write_atomically(path: Path, write: Callable[[Path], object], durable: bool 
         ) from None
 
 
+def damaged(path: Path, why: str) -> FedmedError:
+    """Return the error of a file of a run that is not as it was written."""
+    return FedmedError(
+        f"{path}: is damaged: {why}; put back a copy of it, or run again with force=true"
+    )
+
+
 def _pack(node: Any, name: str, arrays: Arrays) -> Any:
     if node is None or isinstance(node, bool | int | float | str):
         return node

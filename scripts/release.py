@@ -33,6 +33,7 @@ from fedmed.release import (
     promised_by_training,
     unreleasable,
 )
+from fedmed.rundir import RunDirectory
 from fedmed.seeding import generator
 from fedmed.table import Dataset, validate
 from fedmed.trees import write_atomically
@@ -47,7 +48,7 @@ def counts(run: Finished, epsilon: float, seed: int) -> pd.DataFrame:
 
 def utilities(run: Finished) -> pd.Series:
     """Return by round how well the validation patients are served, as far as clients tell."""
-    rows = pd.read_csv(run.folder / "metrics.csv")
+    rows = pd.read_csv(RunDirectory(run.folder).check("metrics.csv"))
     mine = rows[(rows["scope"] == "val") & (rows["metric"] == "utility")]
     return mine.groupby("round")["value"].sum()
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from conftest import TINY, metrics, summary
 
 from fedmed.checkpoint import Checkpoint
 from fedmed.config import CONF, compose
+from fedmed.errors import FedmedError
 from fedmed.rundir import RunDirectory
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
@@ -192,3 +194,140 @@ def test_bfloat16_is_a_run_of_its_own_and_repeats(
     half = [launch(*config, folder=tmp_path / name)["model_sha256"] for name in ("a", "b")]
     assert half[0] == half[1]
     assert half[0] != launch(*TINY, "rounds=1", folder=tmp_path / "c")["model_sha256"]
+
+
+SMALL = (*TINY, "dataset.patients=60", "client.steps=1", "rounds=1")
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Return all that a run directory holds but its log."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "run.log"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_directory_answers_for_its_own_configuration_only(
+    finished: bool, force: bool, launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Another seed, rate or noise in the same directory is refused, and leaves it as it was."""
+    here = tmp_path / "run"
+    first = launch(*SMALL)
+    if not finished:  # cut off after its checkpoint
+        unfinished = {k: first[k] for k in ("run_id", "name", "config_sha256", "device")}
+        RunDirectory(here).write_summary(unfinished | {"status": "interrupted"})
+    before = snapshot(here)
+    other = (*SMALL, "seed=1", "client.lr=0.02")
+    if force:
+        assert launch(*other, "force=true")["model_sha256"] != first["model_sha256"]
+        assert summary(here)["seed"] == 1
+        assert compose([*other]).sha256 == summary(here)["config_sha256"]
+        assert "lr: 0.02" in (here / ".hydra" / "config.yaml").read_text()
+        return
+    with pytest.raises(FedmedError, match=r"another configuration \(other: client.lr, seed\)"):
+        launch(*other)
+    assert snapshot(here) == before
+    same = ("name=other", "runner.workers=1", "tracking.project=other")
+    assert launch(*SMALL, *same)["model_sha256"] == first["model_sha256"]
+
+
+def test_another_configuration_leaves_what_hydra_would_have_overwritten(
+    command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """On the command line, where Hydra writes its files before anyone can look."""
+    here = tmp_path / "run"
+    command(*SMALL, f"hydra.run.dir={here}").communicate(timeout=300)
+    before = snapshot(here)
+    process = command(*SMALL, "client.lr=0.02", f"hydra.run.dir={here}")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "(other: client.lr)" in output
+    assert snapshot(here) == before
+    assert "lr: 0.002" in (here / ".hydra" / "config.yaml").read_text()
+
+
+def test_what_failed_before_its_first_round_gives_way(
+    launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(FedmedError, match="NaN or infinity"):
+        launch(*SMALL, "client=sgd", "client.lr=1e30")
+    assert launch(*SMALL)["status"] == "finished"
+    assert metrics(tmp_path / "run")["round"].max() == 1
+
+
+def test_the_device_is_part_of_what_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is found: ``auto`` is what there is, on any engine; determinism counts on a GPU."""
+
+    def ids(*overrides: str) -> str:
+        return compose([*TINY, *overrides], build=False).sha256
+
+    deployed = ("runner=deployment", "runner.data=x", "runner.clients=4")
+    engines = [[], ["runner=ray"], [*deployed]]
+    no_workers = [o for o in TINY if not o.startswith("runner.")]
+    for there, kind in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        for engine in engines:
+            mine = [*no_workers, *engine]
+            auto, said = (
+                compose(mine, build=False),
+                compose([*mine, f"runner.device={kind}"], False),
+            )
+            assert auto.device == kind
+            assert auto.sha256 == said.sha256
+    fast = "runner.deterministic=false"
+    cpu, cuda = "runner.device=cpu", "runner.device=cuda"
+    assert ids(cpu) == ids(cpu, fast)
+    assert len({ids(cpu), ids(cuda), ids(cuda, fast)}) == 3
+    on_cpu = {compose([*no_workers, *engine, cpu], build=False).sha256 for engine in engines}
+    assert len(on_cpu) == 1
+
+
+def test_files_that_decide_count_by_their_content(tmp_path: Path) -> None:
+    def run_id(file: Path) -> str:
+        return compose([*TINY, f"model.weights={file}"], build=False).sha256
+
+    one, copy = tmp_path / "one.safetensors", tmp_path / "elsewhere" / "copy.safetensors"
+    copy.parent.mkdir()
+    one.write_bytes(b"weights")
+    copy.write_bytes(b"weights")
+    before = run_id(one)
+    assert run_id(copy) == before
+    one.write_bytes(b"Weights")
+    assert run_id(one) != before
+    saved = tmp_path / "partition.csv"
+    saved.write_text("patient,client,role\na,0,train\n")
+    by = ("partition=saved", f"partition.file={saved}")
+    kept = [o for o in TINY if not o.startswith("partition")]
+    before = compose([*kept, *by], build=False).sha256
+    saved.write_text("patient,client,role\na,1,train\n")
+    assert compose([*kept, *by], build=False).sha256 != before
+
+
+def test_another_processor_is_told_of(
+    command: Callable[..., subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limited to AVX2, the same machine gives other bits: a resume says so, and the summary too."""
+    here = tmp_path / "run"
+    process = command(*SMALL, "rounds=200", f"hydra.run.dir={here}")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "round 2/" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    state = Checkpoint.load(RunDirectory(here).checkpoint)
+    assert state is not None
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    resumed = command(*SMALL, "rounds=200", f"hydra.run.dir={here}")
+    assert resumed.stdout is not None
+    told = ""
+    for line in resumed.stdout:
+        told += line
+        if f"round {state.round + 1}/" in line:
+            break
+    os.killpg(resumed.pid, signal.SIGKILL)
+    resumed.communicate()
+    assert "may differ in their last bits: cpu_capability" in told
+    after = Checkpoint.load(RunDirectory(here).checkpoint)
+    assert after is not None
+    assert [s["cpu_capability"] for s in after.surroundings][1] == "DEFAULT"

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from yaml import safe_load
 
 from fedmed import config as cfg
-from fedmed import models, partition, store
+from fedmed import identity, models, partition, store
 from fedmed.audit.canaries import FLIPPED, MARKED, OUT
 from fedmed.errors import FedmedError
 from fedmed.examples import Examples, predict
@@ -58,13 +58,13 @@ class Finished:
             raise FedmedError(f"{folder}: the run is {summary['status']}; finish it first")
         overrides = tuple(cast(list[str], safe_load(composed.read_text())))
         config = cfg.compose(overrides)
-        if config.sha256 != summary["config_sha256"]:
+        if identity.sha256(config, summary["device"]) != summary["config_sha256"]:
             raise FedmedError(
                 f"{folder}: its overrides no longer compose to the configuration that ran; "
                 "audit it with the version of fedmed that made it"
             )
-        weights = load_file(folder / "checkpoint" / "model.safetensors")
-        patients = partition.read(here.partition)
+        weights = load_file(here.check("checkpoint/model.safetensors"))
+        patients = partition.read(here.check("partition.csv"))
         return cls(folder, overrides, config, summary, weights, patients)
 
     def marked(self) -> "pd.Series[bool]":

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedmed.rundir import RunDirectory
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -35,7 +37,7 @@ def to_reach(folder: Path, target: float, metric: str = "macro_auroc") -> Cost |
         target: what ``test`` must reach.
         metric: as in ``metrics.csv``.
     """
-    rows = pd.read_csv(folder / "metrics.csv")
+    rows = pd.read_csv(RunDirectory(folder).check("metrics.csv"))
     test = rows[(rows["scope"] == "test") & (rows["metric"] == metric)]
     reached = test.loc[test["value"] >= target, "round"]
     if reached.empty:

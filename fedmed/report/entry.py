@@ -16,6 +16,7 @@ from fedmed.evaluation.cost import to_reach
 from fedmed.report import curves
 from fedmed.report.runs import FINISHED, Run
 from fedmed.report.table import HASHES
+from fedmed.rundir import RunDirectory
 from fedmed.scrub import scrub, scrub_text
 
 FACETS = ("strategy", "dataset", "partition", "privacy")
@@ -81,7 +82,7 @@ def entry(run: Run, target: float | None) -> dict[str, Any]:
 
 def partition(run: Run) -> dict[str, Any]:
     """Return who has what, by client; only why not where the clients do not tell."""
-    clients = pd.read_csv(run.folder / "clients.csv")
+    clients = pd.read_csv(RunDirectory(run.folder).check("clients.csv"))
     targets = [target for target in run.resolved["dataset"]["targets"] if target in clients]
     if _withholds(run) or not targets:
         return {"withheld": "who has how many of what does not leave the clients"}

@@ -1,7 +1,7 @@
 """Run directories as a table finds them: what was asked for, what came of it, and its hashes."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any, cast
 import pandas as pd
 from omegaconf import OmegaConf
 
-from fedmed.config import NOT_IDENTITY
+from fedmed import identity
 from fedmed.errors import FedmedError
 from fedmed.evaluation.bootstrap import REPLICATES, Scored, score
 from fedmed.evaluation.predictions import Predictions
+from fedmed.rundir import RunDirectory
 
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
@@ -52,8 +53,14 @@ class Run:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The content of ``summary.json``, empty if there is none yet."""
-        return self._json("summary.json")
+        """The content of ``summary.json``, empty if there is none yet.
+
+        Raises:
+            FedmedError: if it is damaged, or ``.hydra`` is not the configuration that ran.
+        """
+        here = RunDirectory(self.folder)
+        here.check(".hydra/config.yaml")
+        return here.summary() or {}
 
     @cached_property
     def audit(self) -> dict[str, Any]:
@@ -68,12 +75,13 @@ class Run:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """The rows of ``metrics.csv``."""
-        return pd.read_csv(self.folder / "metrics.csv")
+        return pd.read_csv(RunDirectory(self.folder).check("metrics.csv"))
 
     @cached_property
     def scored(self) -> Scored:
         """The final model's predictions, scored in the same draws as every other run's."""
-        return score(Predictions.read(self.folder / "predictions.parquet"), REPLICATES)
+        path = RunDirectory(self.folder).check("predictions.parquet")
+        return score(Predictions.read(path), REPLICATES)
 
     @property
     def status(self) -> str:
@@ -110,9 +118,19 @@ class Run:
         return self.asked(key) if found is None else found
 
     def identity(self) -> dict[str, Any]:
-        """Return all that decides the result but the seed, by dotted key."""
-        kept = {k: v for k, v in self.config.items() if k not in (*NOT_IDENTITY, "seed")}
-        return dict(_leaves("", kept))
+        """Return all that decides the result but the seed, by dotted key; the device if known."""
+        kept = {k: v for k, v in identity.leaves(self.config) if k != "seed"}
+        return kept | ({"device": self.summary["device"]} if "device" in self.summary else {})
+
+    def differs(self, other: "Run") -> list[str]:
+        """Return the keys in which another run is not this one with another seed."""
+        mine, theirs = self.identity(), other.identity()
+        unknown = {"device"} if ("device" in mine) != ("device" in theirs) else set[str]()
+        return [
+            key
+            for key in dict.fromkeys([*mine, *theirs])
+            if key not in unknown and mine.get(key) != theirs.get(key)
+        ]
 
     def _came(self, key: str) -> Any:
         if key.startswith("audit."):
@@ -132,13 +150,20 @@ def find(folders: Sequence[Path]) -> list[Run]:
     """Return the runs in and below some folders, each once.
 
     Raises:
-        FedmedError: if there are none.
+        FedmedError: if there are none, or two finished ones of one configuration are not the same.
     """
     found: dict[str, Run] = {}
     for folder in folders:
         for path in sorted(folder.rglob(".hydra/config.yaml")):
             run = Run(path.parent.parent)
-            found.setdefault(run.run_id, run)
+            first = found.setdefault(run.run_id, run)
+            if run.status == FINISHED and first.status != FINISHED:
+                found[run.run_id] = run
+            elif run.status == FINISHED and _result(first) != _result(run):
+                raise FedmedError(
+                    f"{first.folder} and {run.folder}: two runs of one configuration with other "
+                    "data or weights (another processor or version?); leave one out"
+                )
     if not found:
         raise FedmedError(f"{', '.join(map(str, folders))}: no run directory in it")
     return list(found.values())
@@ -156,9 +181,5 @@ def _walk(tree: Any, key: str) -> Any:
     return None
 
 
-def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict) and node:
-        for name, value in node.items():
-            yield from _leaves(f"{prefix}.{name}" if prefix else str(name), value)
-    else:
-        yield prefix, node
+def _result(run: Run) -> list[Any]:
+    return [run.summary.get(key) for key in ("data_sha256", "partition_sha256", "model_sha256")]

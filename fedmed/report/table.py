@@ -182,12 +182,10 @@ def matching(runs: Sequence[Run], levels: Levels) -> list[Run]:
     mine = [run for run in runs if all(text_of(run.asked(k)) == v for k, v in levels.items())]
     mine.sort(key=lambda run: run.seed)
     for run in mine[1:]:
-        one, other = mine[0].identity(), run.identity()
-        differing = [k for k in (*one, *other) if one.get(k) != other.get(k)]
-        if differing:
+        if differing := mine[0].differs(run):
             raise FedmedError(
                 f"{label_of(levels)}: runs {mine[0].run_id} and {run.run_id} differ in "
-                f"{', '.join(dict.fromkeys(differing))}; name it in --rows, --columns or --where"
+                f"{', '.join(differing)}; name it in --rows, --columns or --where"
             )
     return mine
 

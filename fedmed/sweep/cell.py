@@ -8,15 +8,23 @@ from pathlib import Path
 
 import torch
 
+from fedmed import config as cfg
 
-def play(overrides: Sequence[str], folder: Path, slot: int) -> None:
+
+def play(overrides: Sequence[str], folder: Path, slot: int, run_id: str | None = None) -> None:
     """Run a cell in this process.
 
     What it prints goes to its ``run.log``. GPUs are dealt out by ``slot``, the place of this
     process among those that share them.
 
+    Args:
+        overrides: of the cell.
+        folder: its run directory.
+        slot: see above.
+        run_id: what the run is, as seen from where the grid was launched; None where that is here.
+
     Raises:
-        SystemExit: if the run fails, as the command does.
+        SystemExit: if the run fails, as the command does, or is another one on this machine.
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
@@ -24,6 +32,13 @@ def play(overrides: Sequence[str], folder: Path, slot: int) -> None:
     with _printing_to(folder / "run.log"):
         from fedmed.run import run_composed
 
+        if run_id is not None and (config := cfg.compose(overrides)).sha256[:16] != run_id:
+            print(
+                f"fedmed: runner.device: auto is {config.device} on this machine, and was not "
+                f"where the grid was launched; launch it with runner.device={config.device}",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         sys.argv = ["fedmed.run", *overrides, f"hydra.run.dir={_quoted(folder)}"]
         run_composed()
 

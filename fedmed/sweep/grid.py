@@ -49,8 +49,8 @@ class Cell:
         if directory.in_use():
             return "running"
         summary = directory.summary()
-        if summary is None:
-            return "missing"
+        if summary is None or not str(summary.get("config_sha256")).startswith(self.run_id):
+            return "missing"  # or another run's, which will refuse this one
         status = summary["status"]
         return "done" if status == "finished" else "failed" if status == "failed" else "interrupted"
 

@@ -45,7 +45,7 @@ class Job:
         here = submitit.JobEnvironment()
         if here.global_rank < len(self.cells):
             cell = self.cells[here.global_rank]
-            play_cell(cell.overrides, cell.folder, here.local_rank)
+            play_cell(cell.overrides, cell.folder, here.local_rank, cell.run_id)
 
     def checkpoint(self) -> Any:
         """Return what submitit queues again."""
