@@ -245,6 +245,11 @@ class Config(_Frozen):
         """Whether nothing but noisy weights may leave a client."""
         return isinstance(self.privacy, DPSGD) and not self.privacy.release_metrics
 
+    @property
+    def hides_cohorts(self) -> bool:
+        """Whether who joins a round, and how many, is a secret that the guarantee rests on."""
+        return (self.strategy.model_extra or {}).get("noise") == "central"
+
 
 def compose(overrides: Sequence[str], build: bool = True) -> Config:
     """Compose and check the configuration that ``overrides`` ask for.

@@ -158,6 +158,7 @@ def _guarantees(spent: dict[str, Any]) -> list[tuple[str, str]]:
     if spent["unit"] is None:
         return [("privacy", "none: no noise was added, no guarantee is given"), *audited]
     rows = [("privacy", _guarantee(one)) for one in (spent, *spent["also"])]
+    rows += [("", f"[red]{caveat}") for caveat in spent.get("caveats", [])]
     rows += audited
     if spent["stopped"]:
         rounds = ", ".join(f"{client} before round {r}" for client, r in spent["stopped"].items())

@@ -26,8 +26,8 @@ from fedmed.evaluation.subgroups import subgroups
 from fedmed.evaluation.summary import summary as evaluation
 from fedmed.faults import ClientFailure
 from fedmed.metrics import accuracy_by_group, macro, per_group
-from fedmed.privacy import Ledger
-from fedmed.privacy.assumptions import assumptions, guarantees
+from fedmed.privacy import Ledger, PrivateStrategy, Unit
+from fedmed.privacy.assumptions import assumptions, caveats, guarantees
 from fedmed.privacy.released import pixel_assumptions, pixel_releases
 from fedmed.privacy.spending import Spending
 from fedmed.remote import connected
@@ -151,6 +151,8 @@ def _run(
     state = _resume(here, fresh, identity.surroundings(config), console)
     here.write_configuration(cfg.record(overrides))
     ledger, spending = _accounts(config, strategy, data, here)
+    for caveat in ledger.caveats if ledger else ():
+        console.say(f"[red]{caveat}")
     sizes = data.clients["train_images"].tolist()
     told = _told(overrides, data, here)
     engine = engine_for(config.runner, told, sizes, len(data.test), grid, hospitals)
@@ -202,13 +204,25 @@ def _accounts(
         return None, None
     of_images = pixel_assumptions(dataset, images["image"]) if dataset else ()
     stated = (*of_images, *assumptions(config, strategy))
-    ledger = Ledger.open(here.ledger, deltas, stated, config.repeatable)
+    said = caveats(deltas, _protected(config, strategy, data))
+    ledger = Ledger.open(here.ledger, deltas, stated, config.repeatable, said)
     spending = None
     if isinstance(config.privacy, DPSGD):
         spending = Spending(config, data.units(config.privacy.unit), ledger)
     if not ledger.events:  # made once, before all rounds
         ledger.record(*of_pixels)
     return ledger, spending
+
+
+def _protected(config: Config, strategy: Strategy, data: Data) -> dict[Unit, int]:
+    """Return how many units of each kind a run's training protects."""
+    found: dict[Unit, int] = {}
+    if isinstance(config.privacy, DPSGD):
+        found[config.privacy.unit] = sum(data.units(config.privacy.unit))
+    if isinstance(strategy, PrivateStrategy):
+        nominal = getattr(strategy, "nominal_clients", None)
+        found["client"] = nominal or len(data.clients)
+    return found
 
 
 def _told(overrides: Sequence[str], data: Data, here: RunDirectory) -> dict[str, str]:

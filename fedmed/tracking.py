@@ -1,6 +1,7 @@
 """Weights & Biases, beside the run directory: a mirror of its files, never their only place.
 
-What leaves for wandb names no patient, image, file, host or user.
+What leaves for wandb names no patient, image, file, host or user. Where the secret of who joined a
+round amplifies privacy, nothing leaves either that tells how many they were.
 """
 
 import logging
@@ -17,6 +18,9 @@ from fedmed.config import Config
 from fedmed.scrub import scrub
 
 log = logging.getLogger(__name__)
+#: What tells of a round's cohort: its size and training losses, its bytes, its faults.
+_OF_COHORTS = ("train", "cost", "faults")
+_SUMS_OF_COHORTS = {"bytes_up", "bytes_down", "faults", "time"}
 CURVES = 100  # clients up to which each one's ε is a curve of its own
 
 
@@ -31,6 +35,7 @@ class Tracker:
 
     def __init__(self, config: Config, folder: Path, run_id: str) -> None:
         self._run = None
+        self._hides_cohorts = config.hides_cohorts
         self._offline = config.tracking.mode == "offline"
         if config.tracking.mode == "disabled":
             return
@@ -66,6 +71,8 @@ class Tracker:
         if not self._run:
             return
         frame = pd.DataFrame(rows, columns=["round", "scope", "client", "metric", "value"])
+        if self._hides_cohorts:
+            frame = frame[~frame["scope"].isin(_OF_COHORTS)]
         pooled = frame[frame["client"] < 0]
         values = {f"{r.scope}/{r.metric}": r.value for r in pooled.itertuples()}
         for (scope, metric), group in frame[frame["client"] >= 0].groupby(["scope", "metric"]):
@@ -97,12 +104,14 @@ class Tracker:
     def finish(self, summary: dict[str, Any], clients: pd.DataFrame | None) -> None:
         """Log the summary and the last scores of each client.
 
-        Where those are withheld, so is how much the clients differ: it tells of their labels.
+        Where those are withheld, so is how much the clients differ: it tells of their labels. Where
+        cohorts are secret, so is what all of them together have moved and taken.
         """
         if self._run:
             if clients is not None:
                 self._run.log({"clients/final": wandb.Table(dataframe=clients)})
             private = {"partition"} if clients is None else set()
+            private |= _SUMS_OF_COHORTS if self._hides_cohorts else set()
             self._run.summary.update({k: v for k, v in summary.items() if k not in private})
 
 

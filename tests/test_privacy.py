@@ -22,6 +22,7 @@ from fedmed.config import compose
 from fedmed.console import _guarantee
 from fedmed.privacy import Event, Ledger, epsilon
 from fedmed.privacy.accounting import PRV, RENYI, cross_checks, noise_for
+from fedmed.privacy.assumptions import caveats
 from fedmed.privacy.events import Unit
 from fedmed.privacy.spending import Spending, planned, schedule
 from fedmed.rundir import RunDirectory
@@ -179,6 +180,34 @@ def test_local_noise_hides_which_data_and_nothing_else_is_implied(tmp_path: Path
     ledger = Ledger.open(tmp_path / "ledger.json", {"client": DELTA})
     ledger.record(Event(1, "client", 2.0, 1.0, neighbouring="replace-one", client=0))
     assert ledger.statement()["implied"] == []
+
+
+@pytest.mark.parametrize(
+    ("delta", "n", "said"),
+    [(0.5, 90, True), (1 / 90, 90, True), (1e-5, 90, False), (0.0, 9, False)],
+)
+def test_a_delta_that_is_not_small_is_told(delta: float, n: int, said: bool) -> None:
+    """Publishing one of n at random is (0, 1/n)-private, whatever ε is."""
+    told = caveats({"patient": delta}, {"patient": n})
+    assert bool(told) == said
+    assert caveats({"patient": delta}, {}) == ()  # of how many is not known
+
+
+def test_a_large_delta_is_told_wherever_epsilon_stands(
+    launch: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = ("privacy.noise_multiplier=1", "privacy.delta=0.5", "rounds=1")
+    summary = launch(*TINY, *DP, *large, "strategy=dp_fedavg", "strategy.delta=0.3")
+    patients = summary["patients"]["train"]
+    for unit, n in (("patient", patients), ("client", 4)):
+        (told,) = (c for c in summary["privacy"]["caveats"] if f"{n} {unit}s" in c)
+        assert "is no promise" in told
+    assert json.loads((tmp_path / "run" / "ledger.json").read_text())["caveats"] == [
+        *summary["privacy"]["caveats"]
+    ]
+    assert capsys.readouterr().out.count("is no promise to") == 4  # before the rounds, and after
+    small = launch(*TINY, *DP, "privacy.noise_multiplier=1", "rounds=1", folder=tmp_path / "small")
+    assert small["privacy"]["caveats"] == []
 
 
 def test_schedule_and_plan() -> None:

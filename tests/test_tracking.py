@@ -46,8 +46,12 @@ def leveldb_log(data: bytes, header: int = 7) -> Iterator[bytes]:
             record = b""
 
 
-def test_everything_is_mirrored(launch: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    summary = launch(*TINY, *OFFLINE, "strategy=dp_fedavg", "strategy.noise_multiplier=2")
+@pytest.mark.parametrize("noise", ["central", "local"])
+def test_everything_is_mirrored(
+    noise: str, launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    private = ("strategy=dp_fedavg", "strategy.noise_multiplier=2", f"strategy.noise={noise}")
+    summary = launch(*TINY, *OFFLINE, *private)
     found = records(tmp_path / "run")
     run = next(r.run for r in found if r.WhichOneof("record_type") == "run")
     assert run.run_id == summary["run_id"]
@@ -62,6 +66,19 @@ def test_everything_is_mirrored(launch: Callable[..., dict[str, Any]], tmp_path:
     logged = metrics(tmp_path / "run").query("scope == 'test' and metric == 'macro_auroc'")
     assert [row["test/macro_auroc"] for row in rounds] == pytest.approx(logged["value"].tolist())
     assert rounds[-1]["privacy/epsilon"] == pytest.approx(summary["privacy"]["epsilon"])
+    told = {key for row in history for key in row} | {
+        "/".join(i.nested_key) or i.key
+        for r in found
+        if r.WhichOneof("record_type") == "summary"
+        for i in r.summary.update
+    }
+    of_cohorts = [key for key in told if key.split("/")[0] in ("train", "cost", "faults")]
+    if noise == "central":  # whose privacy rests on who joined being a secret
+        assert of_cohorts == []
+        assert not {"bytes_up", "bytes_down", "time"} & told
+        assert any("bytes it moved" in a for a in summary["privacy"]["assumptions"])
+    else:
+        assert {"train/cohort", "cost/bytes_up", "bytes_up", "time"} <= {*of_cohorts, *told}
     assert {"clients/_type", "partition/_type"} <= set().union(*history)
     final = {
         "/".join(i.nested_key) or i.key: i.value_json

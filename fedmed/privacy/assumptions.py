@@ -1,6 +1,6 @@
 """What a run's guarantees rest on, in sentences for the ledger and the summary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flwr.serverapp.strategy import Strategy
 
@@ -31,6 +31,24 @@ def guarantees(config: Config, strategy: Strategy, of_pixels: Sequence[Event]) -
     return deltas
 
 
+def caveats(deltas: Mapping[Unit, float], units: Mapping[Unit, int]) -> tuple[str, ...]:
+    """Return what is wrong with a δ that is not small against one over the number of units.
+
+    It is a caveat and no refusal, since published protocols have such (FLamby's δ = 0.1 for 30
+    patients), and a reproduction must be able to say that it does what they did.
+
+    Args:
+        deltas: δ of each unit's guarantee.
+        units: how many of each the run protects, where that is known.
+    """
+    return tuple(
+        f"δ = {delta:g} is no promise to {n:,} {unit}s: it must be well below "
+        f"1/{n:,} = {1 / n:.2g}, or else who publishes {max(1, round(delta * n)):,} of them at random keeps it"
+        for unit, delta in deltas.items()
+        if delta * (n := units.get(unit, 0)) >= 1
+    )
+
+
 def assumptions(config: Config, strategy: Strategy) -> tuple[str, ...]:
     """Return what is taken for granted, and what the user has switched on that is not private."""
     said = []
@@ -43,11 +61,21 @@ def assumptions(config: Config, strategy: Strategy) -> tuple[str, ...]:
             said.append(f"of the strategy: {source}" if said else source)
         said.append("the number of clients and the expected cohort are public")
         said += strategy.assumptions
+        if config.hides_cohorts:
+            said.append(
+                "what tells how many clients joined a round stays with the server: its size, its "
+                "training losses, the bytes it moved and the time it took"
+            )
         if not isinstance(config.privacy, DPSGD):
-            said.append("training losses and validation scores are released without noise")
+            said.append(f"{_released(config)} are released without noise")
     if config.model.weights is not None:
         said.append("the initial weights (model.weights) are public")
     return (*said, *ALWAYS)
+
+
+def _released(config: Config) -> str:
+    """Return which scores of clients leave a run without private training."""
+    return "validation scores" if config.hides_cohorts else "training losses and validation scores"
 
 
 def _dpsgd(config: Config, privacy: DPSGD) -> list[str]:

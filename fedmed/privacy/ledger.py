@@ -29,6 +29,7 @@ class Ledger:
         path: where the ledger is kept, at all times as complete as in memory.
         deltas: δ of each unit's guarantee.
         assumptions: what the guarantee rests on, a sentence each.
+        caveats: what makes the guarantee less than it seems, a sentence each.
         repeatable: whether a round that is run again draws the same noise again.
         events: the releases so far, by round.
         stopped: the round from which on a client contributes no more, its budget being spent.
@@ -38,6 +39,7 @@ class Ledger:
     deltas: Mapping[Unit, float]
     assumptions: tuple[str, ...] = ()
     repeatable: bool = True
+    caveats: tuple[str, ...] = ()
     events: list[Event] = field(default_factory=list)
     stopped: dict[int, int] = field(default_factory=dict)
 
@@ -48,12 +50,13 @@ class Ledger:
         deltas: Mapping[Unit, float],
         assumptions: tuple[str, ...] = (),
         repeatable: bool = True,
+        caveats: tuple[str, ...] = (),
     ) -> "Ledger":
         """Return the ledger kept at ``path``, or an empty one."""
         kept = json.loads(path.read_text()) if path.exists() else {"events": [], "stopped": {}}
         events = [Event(**event) for event in kept["events"]]
         stopped = {int(client): round_ for client, round_ in kept["stopped"].items()}
-        return cls(path, deltas, assumptions, repeatable, events, stopped)
+        return cls(path, deltas, assumptions, repeatable, caveats, events, stopped)
 
     def record(self, *events: Event) -> None:
         """Put the events on the disk; a release that is repeated to the bit changes nothing."""
@@ -111,6 +114,7 @@ class Ledger:
             "also": others,
             "repeatable": self.repeatable,
             "stopped": {str(client): round_ for client, round_ in self.stopped.items()},
+            "caveats": list(self.caveats),
             "assumptions": list(self.assumptions),
         }
 
@@ -154,6 +158,7 @@ class Ledger:
             "delta": dict(self.deltas),
             "accountant": ACCOUNTANT,
             "repeatable": self.repeatable,
+            "caveats": list(self.caveats),
             "assumptions": list(self.assumptions),
             "stopped": self.stopped,
             "events": [asdict(event) for event in self.events],

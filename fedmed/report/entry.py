@@ -1,6 +1,7 @@
 """What a page tells of one run. It names no patient, file, user or host.
 
-What a private run withholds from wandb it withholds here too: who has how many of what.
+What a private run withholds from wandb it withholds here too: who has how many of what, and what
+tells how many clients joined its rounds where that is its secret.
 """
 
 from collections import defaultdict
@@ -108,7 +109,9 @@ def details(run: Run) -> dict[str, Any]:
         "hashes": {k.removesuffix("_sha256"): summary[k] for k in HASHES if k in summary},
         "versions": summary.get("versions", {}),
         "error": _error(summary.get("error", "")),
-        "caveats": [scrub_text(c) for c in summary.get("caveats", [])],
+        "caveats": [
+            scrub_text(c) for c in (*summary.get("caveats", []), *privacy.get("caveats", []))
+        ],
         "privacy": {k: v for k, v in privacy.items() if k in _CLAIM and v is not None}
         | {f"epsilon of {one['of']}": one["epsilon"] for one in privacy.get("implied", [])},
         "assumptions": privacy.get("assumptions", []),
@@ -136,19 +139,23 @@ def _withholds(run: Run) -> bool:
     return privacy["mechanism"] == "dpsgd" and not privacy["release_metrics"]
 
 
+def _hides_cohorts(run: Run) -> bool:
+    return bool(run.resolved["strategy"].get("noise") == "central")
+
+
 def _cost(run: Run, target: float | None) -> dict[str, Any]:
-    spent = {
+    spent: dict[str, Any] = {
         "rounds": run.summary["rounds_done"],
         "seconds": run.summary["time"]["rounds_s"],
         "bytes": run.summary["bytes_up"] + run.summary["bytes_down"],
     }
+    hidden = dict.fromkeys(("seconds", "bytes")) if _hides_cohorts(run) else {}
     reached = None if target is None else to_reach(run.folder, target)
     if reached is None:
-        return spent | {"reached": None}
+        return spent | hidden | {"reached": None}
     moved = reached.bytes_up + reached.bytes_down
-    return spent | {
-        "reached": {"rounds": reached.rounds, "seconds": reached.seconds, "bytes": moved}
-    }
+    until = {"rounds": reached.rounds, "seconds": reached.seconds, "bytes": moved}
+    return spent | hidden | {"reached": until | hidden}
 
 
 def _error(text: str) -> str:

@@ -148,7 +148,7 @@ def _data(run: Run) -> str:
 
 
 def _caveats(run: Run) -> list[str]:
-    return list(run.summary.get("caveats", []))
+    return [*run.summary.get("caveats", []), *run.summary.get("privacy", {}).get("caveats", [])]
 
 
 def _changed(run: Run, paper: Paper) -> list[str]:

@@ -27,7 +27,7 @@ const facets = (run) => data.conditions[run.condition].facets;
 const label = (run) => data.conditions[run.condition].label;
 const named = (run) => `${facets(run).experiment} · ${label(run)} · ${facets(run).partition} · seed ${run.seed}`;
 const link = (run) => html("a", { href: `#run-${run.id}` }, named(run));
-const bytes = (count) => (count / 1e6).toFixed(count < 1e8 ? 1 : 0);
+const bytes = (count) => count === null ? "–" : (count / 1e6).toFixed(count < 1e8 ? 1 : 0);
 
 // Groups of the items by a key, in its order
 function grouped(items, key) {
