@@ -43,7 +43,8 @@ def caveats(deltas: Mapping[Unit, float], units: Mapping[Unit, int]) -> tuple[st
     """
     return tuple(
         f"δ = {delta:g} is no promise to {n:,} {unit}s: it must be well below "
-        f"1/{n:,} = {1 / n:.2g}, or else who publishes {max(1, round(delta * n)):,} of them at random keeps it"
+        f"1/{n:,} = {1 / n:.2g}, or else who publishes {max(1, round(delta * n)):,} of them at "
+        "random keeps it"
         for unit, delta in deltas.items()
         if delta * (n := units.get(unit, 0)) >= 1
     )
