@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from conftest import REAL, summary
 from omegaconf import OmegaConf
+from sklearn.metrics import roc_auc_score
 from standins_hospital import STANDINS as HOSPITAL
 from standins_small import STANDINS as SMALL
 from standins_small import heart_disease
@@ -19,9 +21,11 @@ from fedmed import config as cfg
 from fedmed.config import CONF
 from fedmed.datasets.heart_disease import CENTRES, HeartDisease
 from fedmed.errors import DataError
+from fedmed.evaluation.predictions import Predictions
 from fedmed.paper import Expected
-from fedmed.report.published import compare, paper_of
+from fedmed.report.published import Ours, _verdict, compare, paper_of
 from fedmed.report.runs import find
+from fedmed.report.trivial import trivial
 from fedmed.sweep.grid import axes_of
 
 STANDINS = {**HOSPITAL, **SMALL, "heart_disease": heart_disease}
@@ -149,13 +153,77 @@ def test_the_table_tells_ours_from_the_published(tmp_path: Path, launch: Launch)
     assert not math.isnan(mean)
     text = compare("flamby_heart", paper_of("flamby_heart"), find([tmp_path / "runs"]), {})
     line = next(row for row in text.splitlines() if "strategy=fedavg" in row)
+    test = pd.read_parquet(tmp_path / "runs" / "fedavg" / "predictions.parquet")
+    sick = test.groupby("site")["Heart Disease/label"].mean()  # by hand: what knows nothing gets
+    nothing = {
+        "one answer": max(sick.mean(), 1 - sick.mean()),
+        "by site": np.maximum(sick, 1 - sick).mean(),
+    }
+    assert " | ".join([", ".join(f"{v:.4f} ({k})" for k, v in nothing.items()), ""]) in line
     verdict = "within 0.05" if abs(mean - 0.685) <= 0.05 else "**outside** 0.05"
+    near = [k for k, v in nothing.items() if abs(v - 0.685) <= 0.05]
+    if near and verdict == "within 0.05":
+        verdict += f", not distinguishable from {' or '.join(near)}"
     assert f"| 0.6850 ± 0.025 (computed) | {mean:.4f} (1 seed) | {mean - 0.685:+.4f} |" in line
     assert line.endswith(f"{verdict} |")
     assert "missing" in next(row for row in text.splitlines() if "strategy=fedadam" in row)
     holds = ours["fedyogi"]["mean_site_accuracy"] > mean
     assert f"better than FedAvg; {'holds' if holds else '**does not hold**'}" in text
     assert "Changed on the command line: rounds=1" in text
+
+
+class Known:
+    """A run whose predictions are these."""
+
+    status, folder = "finished", Path("known")
+
+    def __init__(self, labels: np.ndarray, sites: list[str]) -> None:
+        targets = tuple("ab"[: labels.shape[1]])
+        images = pd.DataFrame({"patient": [f"p{i}" for i in range(len(labels))], "site": sites})
+        predictions = Predictions(targets, np.zeros_like(labels), labels, images)
+        self.scored = SimpleNamespace(predictions=predictions)
+
+
+def test_what_knows_nothing_is_scored_as_a_model_is() -> None:
+    """Against scikit-learn and plain means, with unknown labels, two targets and three sites."""
+    rng = np.random.default_rng(0)
+    sites = [*"x" * 40, *"y" * 30, *"z" * 30]
+    share = np.array([[0.9, 0.3]] * 40 + [[0.2, 0.3]] * 30 + [[0.4, 0.8]] * 30)
+    labels = (rng.random((100, 2)) < share).astype(np.float32)
+    labels[rng.random((100, 2)) < 0.2] = np.nan
+    run, frame = Known(labels, sites), pd.DataFrame(labels).groupby(sites)
+    of_site = frame.transform("mean").to_numpy()
+    auroc = [
+        roc_auc_score(labels[k, t], of_site[k, t])
+        for t in (0, 1)
+        for k in [~np.isnan(labels[:, t])]
+    ]
+    found = trivial(run, "test.macro_auroc")
+    assert found == {"one answer": 0.5, "by site": pytest.approx(np.mean(auroc))}
+    assert trivial(run, "test.auroc.b")["by site"] == pytest.approx(auroc[1])
+    assert trivial(run, "test.by_site.y") == {"one answer": 0.5, "by site": 0.5}
+    mean, pooled = frame.mean(), np.nanmean(labels, axis=0)
+    majority = np.where(pooled > 0.5, mean, 1 - mean).mean()
+    answers = (mean.to_numpy().mean(), 1 - mean.to_numpy().mean(), majority)
+    accuracy = trivial(run, "test.mean_site_accuracy")
+    assert accuracy["one answer"] == pytest.approx(max(answers), abs=1e-6)
+    assert accuracy["by site"] == pytest.approx(np.maximum(mean, 1 - mean).to_numpy().mean())
+    assert trivial(run, "test.accuracy.a")["one answer"] == pytest.approx(
+        max(pooled[0], 1 - pooled[0])
+    )
+    assert trivial(run, "val.mean") == {"one answer": 0.5}
+    assert trivial(run, "test.macro_brier") == trivial(run, "time.rounds_s") == {}
+    assert trivial(Known(labels, ["x"] * 100), "test.macro_auroc") == {"one answer": 0.5}
+
+
+def test_a_tolerance_that_a_constant_meets_tells_nothing() -> None:
+    told = Expected(where={}, value="x", published=0.7, tolerance=0.05, provenance="verbatim")
+    ours = Ours([0.69, 0.71], [])
+    assert _verdict(told, ours, {"one answer": 0.6}) == "within 0.05"
+    nothing = {"one answer": 0.66, "by site": 0.723}
+    said = "within 0.05, not distinguishable from one answer or by site"
+    assert _verdict(told, ours, nothing) == said
+    assert _verdict(told, Ours([0.5], []), nothing) == "**outside** 0.05"
 
 
 def _leave(folder: Path, overrides: list[str]) -> None:
