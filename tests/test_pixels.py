@@ -61,6 +61,37 @@ def test_shown_as_dcmtk_shows_it(case: str, tmp_path: Path) -> None:
     agree(pixels.read(path), oracle(path, *options))
 
 
+@needs_dcmtk
+@pytest.mark.parametrize("signed", [False, True])
+def test_luts_of_65536_entries_claim_none(signed: bool, tmp_path: Path) -> None:
+    table = lut((np.linspace(0, 1, 65536) ** 2 * 65535).astype(np.uint16), 0, 16)
+    table[0].add_new("LUTDescriptor", "US", [0, 32768 if signed else 0, 16])
+    path = scan(tmp_path / "a.dcm", phantom(16, signed), 16, VOILUTSequence=table)
+    agree(pixels.read(path), oracle(path))
+
+
+@needs_dcmtk
+def test_two_entries_a_word_whatever_holds_the_words(tmp_path: Path) -> None:
+    table = lut((np.linspace(0, 1, 256) ** 2 * 255).astype(np.uint8), 0, 8)
+    first = scan(tmp_path / "a.dcm", phantom(8), 8, VOILUTSequence=table)
+    agree(pixels.read(first), oracle(first))
+    table[0].add_new("LUTData", "US", np.frombuffer(table[0].LUTData, "<u2").tolist())
+    second = scan(tmp_path / "b.dcm", phantom(8), 8, VOILUTSequence=table)
+    np.testing.assert_array_equal(pixels.read(second), pixels.read(first))
+
+
+def test_padding_of_a_signed_picture_may_be_written_unsigned(tmp_path: Path) -> None:
+    stored = np.pad(phantom(12, signed=True), 9, constant_values=-5000)
+    path = scan(tmp_path / "a.dcm", stored, 16, WindowCenter=0, WindowWidth=4096)
+    header = dcmread(path)
+    header.PhotometricInterpretation = "MONOCHROME1"  # whose darkest value is not black
+    header.add_new("PixelPaddingValue", "US", 65536 - 5000)
+    header.save_as(path)
+    shown = pixels.read(path)
+    assert not shown[stored == -5000].any()
+    assert shown[9:-9, 9:-9].any()
+
+
 def test_linear_exact_is_what_the_standard_says(tmp_path: Path) -> None:
     stored = phantom()
     path = scan(tmp_path / "a.dcm", stored, **WINDOW, VOILUTFunction="LINEAR_EXACT")
