@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fedmed.chexpert_labels import FINDINGS, LABELS, CheXpertLabelled
-from fedmed.files import LabelFile
+from fedmed.label_files import LabelFile
 from fedmed.table import Card, split_by_patient
 from fedmed.views import keep
 
@@ -53,20 +53,22 @@ class BRAX(CheXpertLabelled):
     def table(self) -> pd.DataFrame:
         """Return one row an image of the spreadsheet, in its order, without strips."""
         read = LabelFile.read(self.root / LABEL_FILE, [*COLUMNS, *LABELS])
-        ages = read.cells["PatientAge"].replace("85 or more", "85")
+        ages = read.words("PatientAge").replace("85 or more", "85")
         labels = replace(read, cells=read.cells.assign(PatientAge=ages))
         rows, columns = labels.numbers("Rows", 1), labels.numbers("Columns", 1)
         strip = np.maximum(rows, columns) > LONGEST * np.minimum(rows, columns)
-        patients = "brax:" + labels.text("PatientID")
+        patients = "brax:" + labels.ids("PatientID")
         table = pd.DataFrame(
             {
                 "image": labels.text("PngPath"),
                 "patient": patients,
                 "site": "Hospital Israelita Albert Einstein",
-                "view": labels.cells["ViewPosition"].map(VIEWS),  # others are decubitus, oblique
+                "view": labels.words("ViewPosition")
+                .str.upper()
+                .map(VIEWS),  # others are decubitus, oblique
                 "sex": labels.codes("PatientSex", {"F": "F", "M": "M", "O": None}),
-                "age": labels.numbers("PatientAge", 0, OLDEST),
-                "scanner": labels.cells["Manufacturer"],
+                "age": labels.ages("PatientAge", OLDEST),
+                "scanner": labels.names("Manufacturer", distinct=True),
                 "split": split_by_patient(patients),
             }
         ).join(self.findings(labels))

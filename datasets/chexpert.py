@@ -7,6 +7,7 @@ beside the others. Without ``train.csv`` torchxrayvision's copy is used.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,8 @@ from torchxrayvision.datasets import datapath as package_tables
 
 from fedmed.chexpert_labels import FINDINGS, LABELS, Blank, CheXpertLabelled, Uncertain
 from fedmed.errors import DataError
-from fedmed.files import LabelFile, below
+from fedmed.files import below
+from fedmed.label_files import LabelFile
 from fedmed.table import NO_FINDING, Aspect, Card, split_by_patient
 from fedmed.views import Views, keep
 
@@ -32,6 +34,8 @@ PATH = (
     r"(?P<image>\w+/(?P<patient>patient\d+)/study\d+/view\d+_(?P<shown>frontal|lateral)\.jpg)"
 )
 OLDEST = 110
+#: What the publishers' test set comes without, wholly or in part.
+OPTIONAL = ("AP/PA", "Age", "Sex", NO_FINDING)
 
 
 class CheXpert(CheXpertLabelled):
@@ -100,7 +104,7 @@ class CheXpert(CheXpertLabelled):
         frontal = told["shown"] == "frontal"
         # Seventeen images that are called frontal have a lateral position: their view is unknown.
         position = labels.codes("AP/PA", {"AP": "AP", "PA": "PA", "LL": None, "RL": None})
-        age = labels.numbers("Age", 0, OLDEST)
+        age = labels.ages("Age", OLDEST)
         table = pd.DataFrame(
             {
                 "image": told["image"],
@@ -119,9 +123,11 @@ class CheXpert(CheXpertLabelled):
         if part == "test":  # published without view, age and sex, and not always with No Finding
             found = [self._home / name for name in ("test.csv", "test_labels.csv")]
             source = next((path for path in found if path.is_file()), found[0])
-            labels = LabelFile.read(source, ["Path", *(la for la in LABELS if la != NO_FINDING)])
-            known = [*labels.cells, *({"AP/PA", "Age", "Sex"} - {*labels.cells})]
-            return LabelFile(source, labels.cells.reindex(columns=known))
+            labels = LabelFile.read(
+                source, ["Path", *(la for la in LABELS if la != NO_FINDING)], optional=OPTIONAL
+            )
+            known = [*labels.cells, *({*OPTIONAL} - {NO_FINDING} - {*labels.cells})]
+            return replace(labels, cells=labels.cells.reindex(columns=known))
         source = self._home / f"{part}.csv"
         if part == "train" and not source.is_file():
             source = Path(package_tables) / "chexpert_train.csv.gz"

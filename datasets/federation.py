@@ -14,6 +14,7 @@ from hydra.utils import get_object
 from numpy.typing import NDArray
 
 from fedmed.errors import ConfigError
+from fedmed.spelling import key
 from fedmed.table import ATTRIBUTES, COLUMNS, Aspect, Card, Dataset, Hidden, Origin, validate
 
 
@@ -43,6 +44,7 @@ class Federation(Dataset):
         self.held_out = held_out
         self.sets = {name: _member(name, given, targets, size) for name, given in sets.items()}
         self.card = _card(self.sets)
+        self.distinct_ids = any(dataset.distinct_ids for dataset in self.sets.values())
         super().__init__(targets, size, aspect)
 
     def table(self) -> pd.DataFrame:
@@ -96,7 +98,7 @@ class Federation(Dataset):
         self, one: str, its: pd.DataFrame, other: str, others: pd.DataFrame
     ) -> bool:
         """Say whether two sets are known to share patients, by the prefixes of their ids."""
-        a, b = (set(table["patient"].str.partition(":")[0]) for table in (its, others))
+        a, b = ({*table["patient"].str.partition(":")[0].map(key)} for table in (its, others))
         known = self.sets[one].card.overlaps, self.sets[other].card.overlaps
         return bool(a & b or b & set(known[0]) or a & set(known[1]))
 

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from fedmed.errors import ConfigError
-from fedmed.files import LabelFile, NamedFiles
+from fedmed.files import NamedFiles
 from fedmed.headers import COLUMNS as HEADERS
 from fedmed.headers import headers
+from fedmed.label_files import LabelFile
+from fedmed.spelling import clean
 from fedmed.table import COLUMNS, VALUES, Aspect, Card, split_by_patient
 
-OLDEST = 130  # years
 #: What needs no telling in a column of a finding.
 KNOWN = {"0": 0, "0.0": 0, "no": 0, "false": 0, "1": 1, "1.0": 1, "yes": 1, "true": 1}
 
@@ -34,6 +35,8 @@ class Folder(NamedFiles):
             those that need no telling (PA, F, train, …; 0, 1, yes, no, true, false).
         name: prefix of patient ids; folders of one federation need different ones.
         headers: whether view, sex, age and scanner without a column come from DICOM headers.
+        distinct_ids: whether patients, and sites, whose ids differ only by case, blanks, leading
+            zeros or a decimal point are several; else they are refused, with their rows.
         aspect: see Dataset.
     """
 
@@ -48,9 +51,11 @@ class Folder(NamedFiles):
         values: Mapping[str, Mapping[Any, str | int | None]],
         name: str,
         headers: bool,
+        distinct_ids: bool = False,
         aspect: Aspect = "squash",
     ) -> None:
-        self.source, self.name, self.headers = table, name, headers
+        self.source, self.name, self.headers = table, clean(name), headers
+        self.distinct_ids = distinct_ids
         self.columns = {ours: theirs for ours, theirs in columns.items() if theirs is not None}
         self.findings = dict(findings)
         self.values = values
@@ -93,18 +98,29 @@ class Folder(NamedFiles):
             return self.name if name == "site" else None
         column = self.columns[name]
         if name == "age":
-            return labels.numbers(column, 0, OLDEST)
+            return labels.ages(column)
         if name in VALUES:
             meaning = {word: word for word in sorted(VALUES[name])} | self._told(name)
             return labels.codes(column, meaning)
-        return labels.text(column) if name != "scanner" else labels.cells[column]
+        if name == "image":
+            return labels.text(column)
+        if name == "scanner":  # of which validate makes one spelling
+            return labels.names(column, distinct=True)
+        unless = ", or say that they are not by dataset.distinct_ids=true"
+        return labels.ids(column, self.distinct_ids, unless)
 
     def _told(self, name: str) -> dict[str, Any]:
-        told = self.values.get(name, {})
-        for code in told:
-            if isinstance(code, bool):  # what YAML makes of yes and no
-                raise ConfigError(f"dataset.values.{name}: quote yes, no, true and false")
-        return {str(code): meaning for code, meaning in told.items()}
+        told: dict[str, Any] = {}
+        for code, meaning in self.values.get(name, {}).items():
+            if isinstance(code, bool) or code is None:  # what YAML makes of yes, no and null
+                raise ConfigError(f"dataset.values.{name}: quote yes, no, true, false and null")
+            word = clean(str(code))
+            if told.setdefault(word, meaning) != meaning:
+                raise ConfigError(
+                    f"dataset.values.{name}: {word!r} is given two meanings, {told[word]!r} and "
+                    f"{meaning!r}"
+                )
+        return told
 
     def _with_headers(self, table: pd.DataFrame) -> pd.DataFrame:
         """Fill the columns that the spreadsheet lacks from the headers of DICOM files."""

@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
+from fedmed import spreadsheet
 from fedmed.errors import DataError
 from fedmed.table import Card, Dataset
 
@@ -41,6 +42,7 @@ COLUMNS = (
     "disease",
 )
 DROPPED = ["slope", "vessels", "thal"]  # hardly known outside Cleveland
+BINARY = ("sex", "fasting_sugar", "angina")
 CODES = {"chest_pain": (1, 2, 3, 4), "resting_ecg": (0, 1, 2)}
 #: The codes of the widespread copy, and what they mean.
 RECODED = {
@@ -147,14 +149,15 @@ def _path(root: Path, name: str) -> Path:
 
 def _read(path: Path) -> Table:
     """Return the complete rows, by their line, in the codes of UCI."""
-    rows = _complete(path)
+    given = rows = _complete(path)
     if _is_recoded(rows):
         rows = rows.assign(**{name: rows[name].map(codes) for name, codes in RECODED.items()})
-    for column, codes in CODES.items():
+    known = CODES | dict.fromkeys(BINARY, (0, 1)) | {"disease": (0, 1, 2, 3, 4)}
+    for column, codes in known.items():
         for line in rows.index[~rows[column].isin(codes)]:
             raise DataError(
                 f"{path}, line {line + 1}: {column} takes {', '.join(map(str, codes))}, "
-                f"got {rows[column][line]:g}"
+                f"got {given[column][line]:g}"
             )
     return rows
 
@@ -168,13 +171,23 @@ def _complete(path: Path) -> Table:
     if not path.is_file():
         raise DataError(f"{path.name} is missing in {path.parent}")
     try:
-        rows = pd.read_csv(path, names=list(COLUMNS), na_values="?", dtype=np.float64)
+        lines = [(line - 1, list(map(_number, cells))) for line, cells in spreadsheet.rows(path)]
+        index, values = zip(*lines, strict=True) if lines else ((), np.empty((0, len(COLUMNS))))
+        rows = pd.DataFrame(values, index, list(COLUMNS), np.float64)
     except ValueError as error:
         raise DataError(f"{path}: takes {len(COLUMNS)} numbers a line, or ?: {error}") from None
     complete = rows.drop(columns=DROPPED).dropna()
     if len(complete) < FEWEST:
         raise DataError(f"{path}: has {len(complete)} complete rows; is it whole?")
     return complete
+
+
+def _number(cell: str) -> float:
+    if cell.strip() == "?":
+        return np.nan
+    if not np.isfinite(number := float(cell)):
+        raise ValueError(f"got {cell}")
+    return number
 
 
 def _trained(disease: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fedmed.chexpert_labels import FINDINGS, LABELS, Blank, CheXpertLabelled, Uncertain
-from fedmed.files import LabelFile
+from fedmed.label_files import LabelFile
 from fedmed.table import Aspect, Card
 from fedmed.views import Views, keep
 
@@ -65,14 +65,14 @@ class MIMICCXR(CheXpertLabelled):
         images = self._read(f"{STEM}-split", "dicom_id", ["study_id", "subject_id", "split"])
         metadata = self._read(f"{STEM}-metadata", "dicom_id", ["ViewPosition", "StudyDate"])
         reports = self._read(f"{STEM}-{self.labeler}", "study_id", LABELS)
-        dicom, study, subject = map(images.text, ("dicom_id", "study_id", "subject_id"))
-        images.refuse(~dicom.isin(metadata.cells["dicom_id"]), "dicom_id", "one of the metadata's")
+        dicom, study, subject = map(images.ids, ("dicom_id", "study_id", "subject_id"))
+        images.refuse(~dicom.isin(metadata.ids("dicom_id")), "dicom_id", "one of the metadata's")
         of_image = pd.DataFrame(
             {
-                "view": metadata.cells["ViewPosition"].map(VIEWS),  # others: oblique, decubitus, …
+                "view": metadata.words("ViewPosition").str.upper().map(VIEWS),  # others: oblique, …
                 "year": metadata.numbers("StudyDate") // 10_000,
             }
-        ).set_axis(metadata.cells["dicom_id"])
+        ).set_axis(metadata.ids("dicom_id"))
         of_image, people = of_image.reindex(dicom), self._people().reindex(subject)
         age = of_image["year"].to_numpy() - people["born"].to_numpy()
         folder = "files/p" + subject.str[:2] + "/p" + subject
@@ -88,7 +88,7 @@ class MIMICCXR(CheXpertLabelled):
                 "split": images.codes("split", SPLITS),
             }
         )
-        findings = self.findings(reports).set_axis(reports.cells["study_id"]).reindex(study)
+        findings = self.findings(reports).set_axis(reports.ids("study_id")).reindex(study)
         return keep(table.join(findings.set_axis(table.index)), self.views)
 
     def _people(self) -> pd.DataFrame:
@@ -98,12 +98,12 @@ class MIMICCXR(CheXpertLabelled):
         people = self._read("patients", "subject_id", ["gender", "anchor_age", "anchor_year"])
         born = people.numbers("anchor_year") - people.numbers("anchor_age", 0, OLDEST)
         sex = people.codes("gender", {"F": "F", "M": "M"})
-        return pd.DataFrame({"sex": sex, "born": born}).set_axis(people.cells["subject_id"])
+        return pd.DataFrame({"sex": sex, "born": born}).set_axis(people.ids("subject_id"))
 
     def _read(self, name: str, key: str, columns: Sequence[str]) -> LabelFile:
         """Return one of the set's files, of which each row has another key."""
         labels = LabelFile.read(self._source(name), [key, *columns])
-        labels.refuse(labels.text(key).duplicated(), key, "each value once")
+        labels.refuse(labels.ids(key).duplicated(), key, "each value once")
         return labels
 
     def _source(self, name: str) -> Path:

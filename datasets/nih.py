@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
-from torchxrayvision.datasets import NIH_Dataset
 from torchxrayvision.datasets import datapath as package_tables
 
 from fedmed.errors import DataError
-from fedmed.files import LabelFile, NamedFiles, through_xrv
-from fedmed.table import Aspect, Card
+from fedmed.files import NamedFiles
+from fedmed.label_files import LabelFile
+from fedmed.spelling import clean
+from fedmed.table import NO_FINDING, Aspect, Card
+from fedmed.vocabulary import common
 
 LABELS = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 #: The files of each split, and the images that they list in the whole set.
@@ -29,6 +32,7 @@ SPLITS = {
         "test": ("test_list.txt", 22_433),
     },
 }
+SEX = ("Patient Sex", "Patient Gender")  # as in v2020, and before
 OLDEST = 110  # a few ages in the table are in days or mistyped, up to 414
 
 
@@ -88,25 +92,18 @@ class NIH(NamedFiles):
         found = [self.root / name for name in LABELS if (self.root / name).is_file()]
         source = found[0] if found else Path(package_tables) / f"{LABELS[0]}.gz"
         columns = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")
-        labels = LabelFile.read(source, columns)
-        sex = "Patient Sex" if "Patient Sex" in labels.cells else "Patient Gender"
+        labels = LabelFile.read(source, columns, optional=SEX)
+        sex = next((name for name in SEX if name in labels.cells), None)
+        if sex is None:
+            raise DataError(f"{source}: the column {SEX[0]!r} is missing; has it been edited?")
         views = labels.codes("View Position", {"PA": "PA", "AP": "AP"})
         labels.refuse(views.isna(), "View Position", "PA, AP")
-        labels.text("Finding Labels")
         labels.numbers("Patient ID")
-        parsed = through_xrv(
-            NIH_Dataset,
-            source,
-            imgpath=str(self.root),
-            csvpath=str(source),
-            views=["PA", "AP"],
-            unique_patients=False,
-        )
-        age = pd.to_numeric(labels.cells["Patient Age"].str.rstrip("Y"), errors="coerce")
+        age = labels.ages("Patient Age", np.inf)
         table = pd.DataFrame(
             {
                 "image": labels.text("Image Index"),
-                "patient": "nih:" + labels.text("Patient ID"),
+                "patient": "nih:" + labels.ids("Patient ID"),
                 "site": "NIH Clinical Center",
                 "view": views,
                 "sex": labels.codes(sex, {"F": "F", "M": "M"}),
@@ -115,8 +112,25 @@ class NIH(NamedFiles):
                 "split": self._splits(labels),
             }
         )
-        findings = pd.DataFrame(parsed.labels, columns=parsed.pathologies)
-        return table.join(findings[list(self.card.findings)])
+        return table.join(self._findings(labels))
+
+    def _findings(self, labels: LabelFile) -> pd.DataFrame:
+        """Return 1 where a finding is among an image's words, parted by ``|``, and 0 elsewhere."""
+        written = labels.text("Finding Labels")
+        known = {*self.card.findings, NO_FINDING}
+        words = {cell: {common(clean(word)) for word in cell.split("|")} for cell in set(written)}
+        wrong = [cell for cell, found in words.items() if not found <= known]
+        takes = f"{NO_FINDING} or, parted by |, {', '.join(self.card.findings)}"
+        labels.refuse(written.isin(wrong), "Finding Labels", takes)
+        both = [cell for cell, found in words.items() if NO_FINDING in found and len(found) > 1]
+        labels.refuse(written.isin(both), "Finding Labels", f"{NO_FINDING} or findings, not both")
+        return pd.DataFrame(
+            {
+                finding: written.map({cell: finding in found for cell, found in words.items()})
+                for finding in self.card.findings
+            },
+            dtype=float,
+        )
 
     def _splits(self, labels: LabelFile) -> "pd.Series[str]":
         """Return each image's split; every image has one, and the lists are of this split."""
@@ -124,10 +138,11 @@ class NIH(NamedFiles):
         if by_patient.is_file():
             listed = LabelFile.read(by_patient, ["patient", "split"])
             meaning = {"train_val": "train", "train": "train", "val": "val", "test": "test"}
-            of_patient = dict(
-                zip(listed.text("patient"), listed.codes("split", meaning), strict=True)
-            )
-            splits = labels.cells["Patient ID"].map(of_patient)
+            patients, split = listed.ids("patient"), listed.codes("split", meaning)
+            several = split.groupby(patients).transform("nunique") != 1
+            listed.refuse(several, "split", "one split a patient")
+            of_patient = dict(zip(patients, split, strict=True))
+            splits = labels.ids("Patient ID").map(of_patient)
             source = by_patient.name
         else:
             splits = labels.cells["Image Index"].map(self._listed())
@@ -153,8 +168,11 @@ class NIH(NamedFiles):
             path = self.lists / name
             if not path.is_file():
                 raise DataError(f"dataset.lists: {name} is missing in {self.lists}")
-            lines = path.read_text(errors="replace").splitlines()
-            names = {Path(line.split()[0]).name for line in lines if line.strip()}
+            try:
+                lines = map(clean, path.read_text("utf-8-sig").splitlines())
+            except UnicodeDecodeError:
+                raise DataError(f"{path}: is not in UTF-8; save it as plain text, UTF-8") from None
+            names = {Path(line.split()[0]).name for line in lines if line}
             if twice := names & split_of.keys():
                 raise DataError(
                     f"{path}: {len(twice)} of its images, such as {min(twice)}, are listed for "

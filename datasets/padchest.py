@@ -6,12 +6,16 @@ Without a label file torchxrayvision's copy is used.
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 from torchxrayvision.datasets import PC_Dataset
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.files import LabelFile, NamedFiles, through_xrv
+from fedmed.files import NamedFiles, through_xrv
+from fedmed.label_files import LabelFile
+from fedmed.padchest_labels import ABSENT, words
 from fedmed.table import Aspect, Card, split_by_patient
 from fedmed.views import Views, keep
 
@@ -26,6 +30,8 @@ COLUMNS = (
     "Manufacturer_DICOM",
     "Labels",
 )
+SEXES = {"F": "F", "M": "M", "O": None, ABSENT: None}
+OLDEST = 110
 VIEWS = {
     "PA": "PA",
     "AP": "AP",
@@ -116,8 +122,8 @@ class PadChest(NamedFiles):
             if (path := self.root / name).is_file()
         ]
         source = found[0] if found else Path(package_tables) / f"{LABEL_FILE}.gz"
-        labels = LabelFile.read(source, COLUMNS, usecols=lambda name: name in COLUMNS)
-        image, patient = labels.text("ImageID"), "padchest:" + labels.text("PatientID")
+        labels = LabelFile.read(source, COLUMNS)
+        image, patient = labels.ids("ImageID"), "padchest:" + labels.ids("PatientID")
         labels.refuse(image.duplicated(), "ImageID", "each image once")
         studied = labels.numbers("StudyDate_DICOM", 19_000_101, 20_991_231) // 10_000
         age = studied - labels.numbers("PatientBirth", 1880, 2099)
@@ -127,20 +133,42 @@ class PadChest(NamedFiles):
                 "patient": patient,
                 "site": "Hospital San Juan, Alicante",
                 "view": labels.codes("Projection", VIEWS),
-                "sex": labels.codes("PatientSex_DICOM", {"F": "F", "M": "M", "O": None}),
-                "age": age.where(age >= 0),
-                "scanner": labels.cells["Manufacturer_DICOM"],
+                "sex": labels.codes("PatientSex_DICOM", SEXES),
+                "age": age.where(age.between(0, OLDEST)),
+                "scanner": labels.names("Manufacturer_DICOM", distinct=True),
                 "split": split_by_patient(patient),
             }
         )
-        parsed = through_xrv(
-            PC_Dataset,
-            source,
-            imgpath=str(self.root),
-            csvpath=str(source),
-            views=["*"],
-            unique_patients=False,
+        findings = self._findings(labels.cells.assign(Labels=_written(labels)), source)
+        return keep(
+            table.join(findings, on="image", how="inner").reset_index(drop=True), self.views
         )
+
+    def _findings(self, cells: pd.DataFrame, source: Path) -> pd.DataFrame:
+        """Return the findings of the images that torchxrayvision keeps, by their names."""
+        with TemporaryDirectory() as folder:
+            plain = Path(folder) / "labels.csv"
+            cells.to_csv(plain, index=False)
+            parsed = through_xrv(
+                PC_Dataset,
+                source,
+                imgpath=str(self.root),
+                csvpath=str(plain),
+                views=["*"],
+                unique_patients=False,
+            )
         findings = pd.DataFrame(parsed.labels, parsed.csv["ImageID"], parsed.pathologies)
-        table = table.join(findings[list(self.card.findings)], on="image", how="inner")
-        return keep(table.reset_index(drop=True), self.views)
+        return findings[list(self.card.findings)]
+
+
+def _written(labels: LabelFile) -> "pd.Series[Any]":
+    """Return the cells of labels as the publisher writes them; None where there are none."""
+    cells = labels.cells["Labels"]
+    written: dict[str, str | None] = {ABSENT: None}
+    for cell in cells.dropna().unique():
+        if cell not in written:
+            try:
+                written[cell] = repr(words(cell))
+            except ValueError as error:
+                labels.refuse(cells == cell, "Labels", str(error))
+    return cells.map(written)

@@ -15,7 +15,8 @@ import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
 from fedmed.errors import DataError
-from fedmed.files import LabelFile, NamedFiles
+from fedmed.files import NamedFiles
+from fedmed.label_files import LabelFile
 from fedmed.table import Card, split_by_patient
 
 LABEL_FILE = "stage_2_train_labels.csv"
@@ -58,12 +59,14 @@ class RSNA(NamedFiles):
         labels = LabelFile.read(source, ["patientId", "Target"])
         target = labels.codes("Target", {"0": 0.0, "1": 1.0})
         labels.refuse(target.isna(), "Target", "0 or 1")
-        pneumonia = target.groupby(labels.text("patientId"), sort=False).max()
+        several = target.groupby(labels.ids("patientId")).transform("nunique") > 1
+        labels.refuse(several, "Target", "the same for each row of an image")
+        pneumonia = target.groupby(labels.ids("patientId"), sort=False).max()
         names = pneumonia.index.to_series()
         columns = ["PatientID", "ViewPosition", "PatientSex", "PatientAge"]
-        headers = LabelFile.read(Path(package_tables) / HEADERS, columns, usecols=columns)
+        headers = LabelFile.read(Path(package_tables) / HEADERS, columns)
         known = headers.cells.set_index("PatientID").reindex(names)
-        age = pd.to_numeric(known["PatientAge"])
+        age = known["PatientAge"].astype(float)
         patients = self._patients(names)
         return pd.DataFrame(
             {

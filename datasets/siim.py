@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.files import LabelFile, NamedFiles
+from fedmed.files import NamedFiles
 from fedmed.headers import headers
+from fedmed.label_files import LabelFile
 from fedmed.table import Card, split_by_patient
 
 LABEL_FILES = ("train-rle.csv", "stage_2_train.csv")
@@ -47,10 +48,10 @@ class SIIM(NamedFiles):
         found = [self.root / name for name in LABEL_FILES if (self.root / name).is_file()]
         source = found[0] if found else Path(package_tables) / "siim-pneumothorax-train-rle.csv.gz"
         # The publishers' header has a space before EncodedPixels; copies of it do not.
-        masks = LabelFile.read(source, ["ImageId", "EncodedPixels"], skipinitialspace=True)
-        runs = masks.text("EncodedPixels").str.strip()
+        masks = LabelFile.read(source, ["ImageId", "EncodedPixels"])
+        runs = masks.text("EncodedPixels")
         masks.refuse(~runs.str.fullmatch(RUNS), "EncodedPixels", "-1, or starts and lengths")
-        present = (runs != "-1").groupby(masks.text("ImageId"), sort=False).max()
+        present = (runs != "-1").groupby(masks.ids("ImageId"), sort=False).max()
         names = present.index.to_series()
         patients = "siim:" + names
         table = pd.DataFrame(

@@ -13,8 +13,9 @@ from typing import Literal
 import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.files import LabelFile, NamedFiles
+from fedmed.files import NamedFiles
 from fedmed.headers import headers
+from fedmed.label_files import LabelFile
 from fedmed.table import NO_FINDING, Aspect, Card, split_by_patient
 from fedmed.vocabulary import common
 
@@ -133,7 +134,7 @@ def _marks(path: Path) -> pd.DataFrame:
         values = labels.numbers(label)
         labels.refuse(~values.isin([0, 1]), label, "0 or 1")
         marks[finding] = values
-    return pd.DataFrame(marks).set_axis(labels.text("image_id"))
+    return pd.DataFrame(marks).set_axis(labels.ids("image_id"))
 
 
 def _boxes(path: Path) -> pd.DataFrame:
@@ -142,7 +143,7 @@ def _boxes(path: Path) -> pd.DataFrame:
     classes = (*BOXED, "No finding", "Other lesion")
     found = labels.codes("class_name", {label: common(label) for label in classes})
     labels.refuse(found.isna(), "class_name", "a class")
-    boxes = pd.crosstab([labels.text("image_id"), labels.text("rad_id")], found)
+    boxes = pd.crosstab([labels.ids("image_id"), labels.ids("rad_id")], found)
     boxed = [*map(common, BOXED), NO_FINDING]
     marks = boxes.reindex(columns=boxed, fill_value=0).clip(upper=1).droplevel("rad_id")
     return marks.reindex(columns=list(FINDING.values()))

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from fedmed.errors import ConfigError
-from fedmed.files import ImageFiles, LabelFile
+from fedmed.files import ImageFiles
+from fedmed.label_files import LabelFile
 from fedmed.table import NO_FINDING, Aspect
 from fedmed.views import Views
 from fedmed.vocabulary import common

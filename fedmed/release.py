@@ -86,6 +86,7 @@ class Released(Dataset):
         shared = {"targets": targets, "size": size}
         self.of: Dataset = get_object(of["_target_"])(**(arguments | shared))
         self.card = self.of.card
+        self.distinct_ids = self.of.distinct_ids
         super().__init__(targets, size, self.of.aspect)
         self.epsilon = epsilon
         self.block = block

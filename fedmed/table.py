@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedmed.errors import ConfigError, DataError
 from fedmed.seeding import generator
+from fedmed.spelling import MAY_CHANGE, alike, clean, each, key, says_nothing
 
 COLUMNS = ("image", "patient", "site", "view", "sex", "age", "scanner", "split")
 VALUES = {
@@ -26,6 +27,7 @@ VALUES = {
     "sex": {"M", "F"},
     "split": {"train", "val", "test"},
 }
+OLDEST = 130  # years
 NO_FINDING = "No Finding"
 Aspect = Literal["squash", "keep"]
 
@@ -104,9 +106,15 @@ class Dataset(ABC):
         targets: the columns to learn: findings of the card, or ``view`` and ``sex``.
         size: height and width, in pixels, of what the network sees.
         aspect: whether an image that is not square is squashed, or kept and padded with black.
+
+    Attributes:
+        card: what it is.
+        distinct_ids: whether ids that :func:`fedmed.spelling.alike` finds are of several people,
+            because the user says so.
     """
 
     card: Card
+    distinct_ids: bool = False
 
     def __init__(self, targets: Sequence[str], size: int, aspect: Aspect = "squash") -> None:
         self.targets = tuple(targets)
@@ -162,6 +170,8 @@ class Dataset(ABC):
 def validate(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     """Return ``table`` after checking it against the schema above.
 
+    Patients, sites and scanners get one spelling, so that nobody is two people by a blank.
+
     Raises:
         DataError: naming the column, the first offending image and what is allowed.
     """
@@ -171,6 +181,14 @@ def validate(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
         raise DataError(f"{dataset.card.title}: the table lacks the columns {', '.join(missing)}")
     for column in ("image", "patient", "site", "split"):
         _reject(table, table[column].isna(), column, "a value", dataset)
+    table = table.assign(**{column: _spelt(table[column]) for column in ("patient", "site")})
+    table["scanner"] = _spelt(table["scanner"], by=key)
+    for column in ("patient", "site"):
+        nothing = table[column].map(lambda name: says_nothing(name.rpartition(":")[2]))
+        _reject(table, nothing, column, "a name", dataset)
+        if not dataset.distinct_ids:
+            _refuse_alike(table, column, dataset)
+    _reject(table, _no_age(table["age"]), "age", f"0 to {OLDEST} years or nothing", dataset)
     for column, allowed in VALUES.items():
         wrong = table[column].notna() & ~table[column].isin(allowed)
         _reject(table, wrong, column, " or ".join(sorted(allowed)), dataset)
@@ -186,6 +204,26 @@ def validate(table: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
     spread = table.groupby("patient")["split"].transform("nunique")
     _reject(table, spread > 1, "split", "one split a patient", dataset)
     return table.reset_index(drop=True)
+
+
+def _spelt(words: "pd.Series[str]", by: Callable[[str], str] = clean) -> "pd.Series[Any]":
+    """Return words in their clean form, those that are the same by a rule as the first of them."""
+    first: dict[str, str] = {}
+    return each(words, lambda word: first.setdefault(by(word), clean(word)))
+
+
+def _refuse_alike(table: pd.DataFrame, column: str, dataset: Dataset) -> None:
+    if same := alike(table[column]):
+        one, other = (table["image"][table[column] == word].iloc[0] for word in same)
+        raise DataError(
+            f"{dataset.card.title}: column {column}: {same[0]!r} (image {one}) and {same[1]!r} "
+            f"(image {other}) differ only by {MAY_CHANGE}; write them alike if they are one"
+        )
+
+
+def _no_age(ages: "pd.Series[Any]") -> "pd.Series[bool]":
+    numbers = pd.to_numeric(ages, errors="coerce")
+    return ages.notna() & ~numbers.between(0, OLDEST)
 
 
 def _reject(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedmed.errors import ConfigError, DataError
-from fedmed.files import LabelFile
+from fedmed.label_files import LabelFile
 from fedmed.partition.record import check, sha256
 from fedmed.partition.rule import Partition
 
@@ -36,7 +36,7 @@ class Saved(Partition):
         cells.text("role")
         assigned = pd.DataFrame(
             {
-                "patient": cells.text("patient"),
+                "patient": cells.ids("patient", distinct=True),
                 "client": client.astype(int),
                 "role": cells.codes("role", roles),
             }
