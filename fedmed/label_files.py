@@ -36,14 +36,14 @@ class LabelFile:
 
     @classmethod
     def read(
-        cls, path: Path, columns: Collection[str], optional: Collection[str] = ()
+        cls, path: Path, columns: Collection[str], optional: Collection[str] | None = ()
     ) -> "LabelFile":
-        """Read a CSV file, compressed or not, or the first sheet of an XLSX file.
+        """Read a CSV file, compressed or not, the first sheet of an XLSX file, or a Parquet file.
 
         Args:
             path: the file.
             columns: the names that its header must hold.
-            optional: those that it may hold; what else it holds is not kept.
+            optional: those that it may hold, None for all; what else it holds is not kept.
 
         Raises:
             DataError: if it is absent, not of its kind, empty, without a column, or with one that
@@ -53,6 +53,7 @@ class LabelFile:
         try:
             _, header = next(source, (0, []))
             names = [clean(name) for name in header]
+            optional = dict.fromkeys(filter(None, names)) if optional is None else optional
             at = {name: names.index(name) for name in (*columns, *optional) if name in names}
             _check_header(path, names, columns, optional)
             trimmed, numbers, kept = _Trimmed(), [], []

@@ -34,6 +34,9 @@ def explain(error: Exception, overrides: Sequence[str], conf: Path, compose: Com
         if len(sane) == len(overrides):  # the key is a committed file's, not the command line's
             return f"{key}: unknown key"
         node = OmegaConf.select(compose(sane), group) if group else compose(sane)
+        if node is not None and group and (leaf in node or not node):
+            # A dictionary that is the user's own: it has no keys until they are added.
+            return f"{key}: is added to with a +, as in +{key}=…"
         takers = [path.stem for path in _options(conf / group) if group and leaf in _read(path)]
         takes = ", ".join(str(k) for k in node if k != "_target_") if node is not None else ""
         hint = f"; {leaf} is a key of {group}={'|'.join(takers)}" if takers else ""

@@ -1,4 +1,4 @@
-"""Spreadsheets, CSV or XLSX, as rows of text: what cannot be read for certain is not guessed.
+"""Spreadsheets, CSV, XLSX or Parquet, as rows of text: what is not certain is not guessed.
 
 Only an empty cell is empty: ``NA``, ``None`` and ``nan`` are words. A file whose rows are not as
 long as its header, whose quotes are not closed or whose letters are not UTF-8 is refused.
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+import pandas as pd
 from openpyxl import load_workbook
 
-WORKBOOKS = (".xlsx", ".xlsm")
 ROUNDED = 10**15  # from which on a spreadsheet's numbers, of 15 digits, may be others than typed
 _PACKED = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 
@@ -37,8 +37,8 @@ def rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         OSError: if there is no such file.
         ValueError: in one line, if it cannot be read for certain.
     """
-    source = _workbook(path) if path.suffix in WORKBOOKS else _text(path)
-    return ((number, cells) for number, cells in source if any(cells))
+    reader = {".xlsx": _workbook, ".xlsm": _workbook, ".parquet": _parquet}.get(path.suffix, _text)
+    return ((number, cells) for number, cells in reader(path) if any(cells))
 
 
 def cell(value: Any, kind: str = "") -> str:
@@ -127,3 +127,13 @@ def _formulas(path: Path) -> Iterator[set[int]]:
         sheet.reset_dimensions()
         for row in sheet.iter_rows():
             yield {at for at, c in enumerate(row) if c.data_type == "f"}
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
+    table = pd.read_parquet(path)
+    yield 1, [*map(str, table)]
+    columns = [
+        [cell(None if no else value) for value, no in zip(c.tolist(), c.isna(), strict=True)]
+        for _, c in table.items()
+    ]
+    yield from enumerate(map(list, zip(*columns, strict=True)), 2)

@@ -2,7 +2,7 @@
 
 python scripts/score.py --predictions FILE --labels FILE [--out scores.json|.csv|.md]
 
-Both files are CSV or Parquet with one row an image: an id (--id, image), and one column a finding,
+Both files are CSV, XLSX or Parquet with one row an image: an id (--id, image), and one column a finding,
 of probabilities in the one, of 0, 1 or nothing in the other. The labels may name the patient
 (--patient), for intervals over patients, and site, view, sex and age, for subgroups.
 """
@@ -41,6 +41,9 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True, metavar="FILE")
     parser.add_argument("--id", default="image", help="the column of ids")
     parser.add_argument("--patient", default="patient", help="the labels' column of patients")
+    parser.add_argument(
+        "--distinct-ids", action="store_true", help="ids that are spelt almost alike are several"
+    )
     parser.add_argument("--replicates", type=int, default=REPLICATES, help="of the bootstrap")
     parser.add_argument("--out", type=Path, metavar="FILE", help="as JSON, CSV or Markdown")
     arguments = parser.parse_args()
@@ -49,7 +52,13 @@ def main() -> None:
             raise FedmedError(f"--out: its name ends in {', '.join(FORMATS)}; got {arguments.out}")
         if arguments.replicates < 1:
             raise FedmedError(f"--replicates: at least 1; got {arguments.replicates}")
-        given = read(arguments.predictions, arguments.labels, arguments.id, arguments.patient)
+        given = read(
+            arguments.predictions,
+            arguments.labels,
+            arguments.id,
+            arguments.patient,
+            arguments.distinct_ids,
+        )
     except FedmedError as error:
         print(f"fedmed: {error}", file=sys.stderr)
         sys.exit(2)

@@ -8,13 +8,19 @@ import pandas as pd
 
 from fedmed.errors import DataError
 from fedmed.evaluation.predictions import ATTRIBUTES, Predictions
+from fedmed.label_files import LabelFile
 from fedmed.metrics import Floats
+from fedmed.spelling import key
 
 
 def read(
-    predictions: Path, labels: Path, id_: str = "image", patient: str = "patient"
+    predictions: Path,
+    labels: Path,
+    id_: str = "image",
+    patient: str = "patient",
+    distinct_ids: bool = False,
 ) -> Predictions:
-    """Read predictions and labels, each a CSV or Parquet file with a row an image.
+    """Read predictions and labels, each a CSV, XLSX or Parquet file with a row an image.
 
     Args:
         predictions: the id and a column a finding, of probabilities.
@@ -22,46 +28,53 @@ def read(
             and ``site view sex age``; findings that were not predicted are not scored.
         id_: the column of ids.
         patient: the column of patients; where there is none, each row is taken for a patient.
+        distinct_ids: whether ids, patients and sites that differ only by case, blanks, leading
+            zeros or a decimal point are several; else they are refused, with their rows.
 
     Raises:
-        DataError: in one line, naming the file, the column and the id.
+        DataError: in one line, naming the file, the column and the id or the row.
     """
+    unless = ", or say that they are not by --distinct-ids"
+
+    def named(file: LabelFile, column: str) -> "pd.Series[str]":
+        if column == "age":
+            return file.ages(column)
+        names = file.ids if column in (id_, patient) else file.names
+        return names(column, distinct_ids, unless)
+
     scores, truth = _read(predictions, id_), _read(labels, id_)
-    findings = [name for name in map(str, scores) if name != id_]
-    known = [n for n in map(str, truth) if n not in (id_, patient, *ATTRIBUTES)]
+    findings = [name for name in scores.cells if name not in (id_, "")]
+    known = [n for n in truth.cells if n not in (id_, patient, "", *ATTRIBUTES)]
     unknown = [name for name in findings if name not in known]
     if unknown or not findings:
         what = f"unknown column {', '.join(unknown)}" if unknown else "no column of a finding"
         raise DataError(f"{predictions}: {what}; {labels} has {', '.join(known)}")
-    _check_ids(predictions, scores[id_], labels, truth[id_])
-    scores = scores.set_index(id_).loc[truth[id_]].reset_index()
-    images = truth.rename(columns={id_: "image", patient: "patient"})
+    columns = {id_: "image", patient: "patient"} | {name: name for name in ATTRIBUTES}
+    images = pd.DataFrame(
+        {ours: named(truth, name) for name, ours in columns.items() if name in truth.cells}
+    )
     if "patient" not in images:
         images["patient"] = images["image"]
-    kept = [name for name in ("image", "patient", *ATTRIBUTES) if name in images]
+    scored, labelled = scores.cells.assign(**{id_: named(scores, id_)}), truth.cells
+    labelled = labelled.assign(**{id_: images["image"]})
+    _check_ids(predictions, scored[id_], labels, labelled[id_])
+    scored = scored.set_index(id_).loc[labelled[id_]].reset_index()
     return Predictions(
         tuple(findings),
-        _probabilities(predictions, scores, id_, findings),
-        _labels(labels, truth, id_, findings),
-        images[kept],
+        _probabilities(predictions, scored, id_, findings),
+        _labels(labels, labelled, id_, findings),
+        images,
     )
 
 
-def _read(path: Path, id_: str) -> pd.DataFrame:
-    try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
-    if id_ not in frame:
-        columns = ", ".join(map(str, frame))
+def _read(path: Path, id_: str) -> LabelFile:
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    file = LabelFile.read(path, (), optional=None)
+    if id_ not in file.cells:
+        columns = ", ".join(file.cells)
         raise DataError(f"{path}: has no column {id_}; name the column of ids by --id ({columns})")
-    frame[id_] = frame[id_].astype(str)
-    twice = frame.loc[frame[id_].duplicated(), id_]
-    if len(twice):
-        raise DataError(f"{path}: {id_} {twice.iloc[0]} stands in more than one row")
-    return frame
+    return file
 
 
 def _check_ids(
@@ -71,11 +84,16 @@ def _check_ids(
         (predictions, predicted, labels, labelled),
         (labels, labelled, predictions, predicted),
     ):
+        twice = mine[mine.duplicated()]
+        if len(twice):
+            raise DataError(f"{path}: {mine.name} {twice.iloc[0]} stands in more than one row")
         missing = others[~others.isin(mine)]
         if len(missing):
+            first = missing.iloc[0]
+            like = next((f", here {name}" for name in mine if key(name) == key(first)), "")
             raise DataError(
                 f"{path}: lacks {len(missing)} of the {len(others)} ids in {other}, "
-                f"the first is {missing.iloc[0]}"
+                f"the first is {first}{like}"
             )
 
 
