@@ -6,8 +6,11 @@ labels come. Without the reports torchxrayvision's copy of them is used.
 """
 
 import re
+import tarfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -28,6 +31,32 @@ POSITIONS = {
     "LATERAL": "LATERAL",
     "LARGE LATERAL": "LATERAL",
 }
+
+
+@cache
+def _terms() -> frozenset[str]:
+    """Return the terms that the publisher's program found in any report."""
+    with tarfile.open(Path(package_tables) / REPORTS) as reports:
+        files = (reports.extractfile(member) for member in reports if member.isfile())
+        trees = [ElementTree.parse(file) for file in files if file]
+    return frozenset(
+        str(node.text).lower() for tree in trees for node in tree.iterfind(".//MeSH/automatic")
+    )
+
+
+def _check_terms(source: Path, reports: pd.DataFrame) -> None:
+    """Refuse a report with a term that the publisher's have not, or with none by the readers."""
+    for uid, by_program, by_reader in zip(
+        reports["uid"], reports["labels_automatic"], reports["labels_major"], strict=True
+    ):
+        unknown = {*filter(None, by_program.split("|"))} - _terms()
+        if unknown:
+            raise DataError(
+                f"{source}: report {uid}: MeSH/automatic takes terms of the publisher's reports, "
+                f"got {min(unknown)!r}"
+            )
+        if not by_reader:
+            raise DataError(f"{source}: report {uid}: MeSH/major is missing; has it been edited?")
 
 
 class Indiana(NamedFiles):
@@ -105,6 +134,8 @@ class Indiana(NamedFiles):
         listed = parsed.csv
         if not listed["uid"].str.fullmatch(r"CXR\d+").all():
             raise DataError(f"{own}: a report's uId is not CXR and a number; has it been edited?")
+        if own.is_file():
+            _check_terms(own, listed)
         looked = listed["tsne-view"]
         view = listed["View Position"].map(POSITIONS).mask(looked == "L", "LATERAL")
         patients = "indiana:" + listed["uid"]

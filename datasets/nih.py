@@ -138,10 +138,10 @@ class NIH(NamedFiles):
         if by_patient.is_file():
             listed = LabelFile.read(by_patient, ["patient", "split"])
             meaning = {"train_val": "train", "train": "train", "val": "val", "test": "test"}
-            patients, split = listed.ids("patient"), listed.codes("split", meaning)
-            several = split.groupby(patients).transform("nunique") != 1
+            patients, parts = listed.ids("patient"), listed.codes("split", meaning)
+            several = parts.groupby(patients).transform("nunique") != 1
             listed.refuse(several, "split", "one split a patient")
-            of_patient = dict(zip(patients, split, strict=True))
+            of_patient = dict(zip(patients, parts, strict=True))
             splits = labels.ids("Patient ID").map(of_patient)
             source = by_patient.name
         else:

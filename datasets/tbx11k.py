@@ -6,6 +6,7 @@ the one around it. ``imgs/test`` has no public labels and ``imgs/extra`` is othe
 Montgomery among them); neither is read.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,35 @@ FINDINGS = {
     "Active Tuberculosis": "ActiveTuberculosis",
     "Latent Tuberculosis": "ObsoletePulmonaryTuberculosis",
 }
+
+
+CATEGORIES = {"ActiveTuberculosis", "ObsoletePulmonaryTuberculosis", "PulmonaryTuberculosis"}
+
+
+def _check_boxes(source: Path) -> None:
+    """Refuse categories that are not the publishers', and boxes of none of them or of no image."""
+    coco = json.loads(source.read_bytes())
+    tuberculosis = {c["id"]: c["name"] for c in coco["categories"] if c["name"] in CATEGORIES}
+    named = [(c["name"], c["supercategory"]) for c in coco["categories"]]
+    if sorted(named) != sorted((name, "Tuberculosis") for name in CATEGORIES) or len(
+        tuberculosis
+    ) != len(CATEGORIES):
+        raise DataError(
+            f"{source}: categories: takes {', '.join(sorted(CATEGORIES))}, each of Tuberculosis "
+            f"and with an id of its own, got {named}"
+        )
+    folders = {image["id"]: str(image["file_name"]).split("/")[0] for image in coco["images"]}
+    for row, box in enumerate(coco["annotations"]):
+        for key, known in (("category_id", tuberculosis), ("image_id", folders)):
+            if box[key] not in known:
+                raise DataError(
+                    f"{source}: annotations[{row}].{key}: takes one that is listed, got {box[key]}"
+                )
+        if folders[box["image_id"]] != "tb":
+            raise DataError(
+                f"{source}: annotations[{row}]: is a box of tuberculosis in an image of "
+                f"{folders[box['image_id']]}/"
+            )
 
 
 class TBX11K(ImageFiles):
@@ -58,6 +88,11 @@ class TBX11K(ImageFiles):
         if not source.is_file():
             raise DataError(f"{source.relative_to(home)} is missing in {home}")
         parsed = through_xrv(TBX11K_Dataset, source, imgpath=str(home), split=part)
+        try:
+            _check_boxes(source)
+        except (KeyError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__} {error}"
+            raise DataError(f"{source}: is not a COCO file of boxes: {reason}") from None
         listed = parsed.csv.reindex(columns=["file_name"])["file_name"].astype(str)
         wrong = ~listed.str.fullmatch(r"(health|sick|tb)/\w+\.png")
         if listed.empty or wrong.any():

@@ -69,12 +69,12 @@ class LabelFile:
             raise DataError(f"{path}: is not a readable {path.suffix} file: {reason}") from None
         if not numbers:
             raise DataError(f"{path}: has no rows")
-        for name, cells in zip(at, zip(*kept, strict=True), strict=True):
-            for number, cell in zip(numbers, cells, strict=True):
+        filled = dict(zip(at, map(list, zip(*kept, strict=True)), strict=True))
+        for name, column in filled.items():
+            for number, cell in zip(numbers, column, strict=True):
                 if isinstance(cell, spreadsheet.Odd):
                     raise DataError(f"{path}: row {number}, column {name!r}: holds {cell}")
-        table = pd.DataFrame(dict(zip(at, map(list, zip(*kept, strict=True)), strict=True)))
-        return cls(path, table, np.array(numbers))
+        return cls(path, pd.DataFrame(filled), np.array(numbers))
 
     def text(self, column: str) -> "pd.Series[str]":
         """Return a column in which no cell may be empty, as it is written."""

@@ -2,9 +2,9 @@
 
 python scripts/score.py --predictions FILE --labels FILE [--out scores.json|.csv|.md]
 
-Both files are CSV, XLSX or Parquet with one row an image: an id (--id, image), and one column a finding,
-of probabilities in the one, of 0, 1 or nothing in the other. The labels may name the patient
-(--patient), for intervals over patients, and site, view, sex and age, for subgroups.
+Both files are CSV, XLSX or Parquet with one row an image: an id (--id, image), and one column a
+finding, of probabilities in the one, of 0, 1 or nothing in the other. The labels may name the
+patient (--patient), for intervals over patients, and site, view, sex and age, for subgroups.
 """
 
 import sys

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,15 +37,15 @@ def read(
     """
     unless = ", or say that they are not by --distinct-ids"
 
-    def named(file: LabelFile, column: str) -> "pd.Series[str]":
+    def named(file: LabelFile, column: str) -> "pd.Series[Any]":
         if column == "age":
             return file.ages(column)
         names = file.ids if column in (id_, patient) else file.names
         return names(column, distinct_ids, unless)
 
     scores, truth = _read(predictions, id_), _read(labels, id_)
-    findings = [name for name in scores.cells if name not in (id_, "")]
-    known = [n for n in truth.cells if n not in (id_, patient, "", *ATTRIBUTES)]
+    findings = [name for name in map(str, scores.cells) if name not in (id_, "")]
+    known = [n for n in map(str, truth.cells) if n not in (id_, patient, "", *ATTRIBUTES)]
     unknown = [name for name in findings if name not in known]
     if unknown or not findings:
         what = f"unknown column {', '.join(unknown)}" if unknown else "no column of a finding"
@@ -72,7 +73,7 @@ def _read(path: Path, id_: str) -> LabelFile:
         raise DataError(f"{path}: there is no such file")
     file = LabelFile.read(path, (), optional=None)
     if id_ not in file.cells:
-        columns = ", ".join(file.cells)
+        columns = ", ".join(map(str, file.cells))
         raise DataError(f"{path}: has no column {id_}; name the column of ids by --id ({columns})")
     return file
 
