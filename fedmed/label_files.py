@@ -55,7 +55,7 @@ class LabelFile:
             names = [clean(name) for name in header]
             optional = dict.fromkeys(filter(None, names)) if optional is None else optional
             at = {name: names.index(name) for name in (*columns, *optional) if name in names}
-            _check_header(path, names, columns, optional)
+            _check_header(path, header, columns, optional)
             trimmed, numbers, kept = _Trimmed(), [], []
             for number, cells in source:
                 numbers.append(number)
@@ -169,11 +169,12 @@ class _Trimmed(dict[str, str | None]):
 
 
 def _check_header(
-    path: Path, names: Sequence[str], columns: Collection[str], optional: Collection[str]
+    path: Path, header: Sequence[str], columns: Collection[str], optional: Collection[str]
 ) -> None:
+    names = [clean(name) for name in header]
     for column in columns:
         if column not in names:
-            apart = next((what for mark, what in MARKS.items() if mark in "".join(names)), None)
+            apart = next((what for mark, what in MARKS.items() if mark in "".join(header)), None)
             parted = f"; its cells are parted by {apart}, not by commas" if apart else ""
             raise DataError(
                 f"{path}: the column {column!r} is missing; has it been edited?"
