@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedmed import identity, signatures
+from fedmed import effects, identity, signatures
 from fedmed.errors import ConfigError
 from fedmed.identity import NOT_IDENTITY as NOT_IDENTITY
 from fedmed.paper import Paper
@@ -69,7 +69,6 @@ class Strategy(BaseModel):
     fraction: Share
     weighting: Literal["examples", "uniform"]
     state: Literal["full", "parameters"]
-    fold: Literal["mean", "own", "none"]
     server: Component
     local: Component | None
 
@@ -261,6 +260,7 @@ def compose(overrides: Sequence[str], build: bool = True) -> Config:
     Raises:
         ConfigError: naming the key and what it takes.
     """
+    effects.check_sets(overrides)
     return parse(_compose(overrides), build)
 
 
@@ -280,10 +280,15 @@ def parse(config: DictConfig, build: bool = True) -> Config:
     _check_weights(parsed.model)
     _check_privacy(parsed.privacy)
     _check_faults(parsed)
+    effects.check(parsed, raw)
     for path, component in _components(parsed):
         signatures.check(path, component.target, component.arguments, raw)
         if build and path in _QUICK:  # to build, which checks more than types
-            _check_build(path, component)
+            built = _check_build(path, component)
+            if path == "strategy.server":
+                from fedmed.fold import check_weights  # Flower is slow to import, and is by now
+
+                check_weights(parsed.strategy.weighting, built)
     return parsed
 
 
@@ -379,9 +384,9 @@ def _check_faults(config: Config) -> None:
         raise ConfigError("faults.inject: to kill a client takes runner.workers of at least 1")
 
 
-def _check_build(path: str, component: Component) -> None:
+def _check_build(path: str, component: Component) -> Any:
     try:
-        component.build()
+        return component.build()
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {first_line(error)}") from None
 

@@ -8,9 +8,13 @@ from rich.console import Group
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from fedmed.checkpoint import Row
 from fedmed.config import Config
+from fedmed.texts import MOST, printable
+
+REFUTED = "THE CLAIM IS REFUTED"
 
 
 class Console:
@@ -38,9 +42,14 @@ class Console:
         if self.rich.is_terminal:
             self._progress.stop()
 
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self.rich.print(text, soft_wrap=True)
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line, of whose characters none is a command to the terminal."""
+        lines = [printable(line, MOST) for line in text.split("\n")]
+        self.rich.print(Text("\n".join(lines), style), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a line that should be seen."""
+        self.say(text, "yellow")
 
     def show(self, what: str, done: int, total: int, note: str = "") -> None:
         """Move the bar of ``what``."""
@@ -70,7 +79,7 @@ class Console:
         scores.add_column("AUROC", justify="right")
         scores.add_column("AUPRC", justify="right")
         for target, value in test["auroc"].items():
-            scores.add_row(target, f"{value:.3f}", f"{test['auprc'][target]:.3f}")
+            scores.add_row(_text(target), f"{value:.3f}", f"{test['auprc'][target]:.3f}")
         scores.add_section()
         scores.add_row(
             "[bold]macro", f"[bold]{_number(test['macro_auroc'])}", _number(test["macro_auprc"])
@@ -78,15 +87,15 @@ class Console:
         facts = Table.grid(padding=(0, 2))
         if test["without_both_classes"]:
             facts.add_row(
-                "not scored", ", ".join(test["without_both_classes"]) + " (one class only)"
+                "not scored", _text(", ".join(test["without_both_classes"]) + " (one class only)")
             )
         withheld = spent["unit"] in ("patient", "image") and not val["clients"]
         facts.add_row("clients", "scores withheld" if withheld else _spread(val))
-        facts.add_row("test", _tested(test))
+        facts.add_row("test", _text(_tested(test)))
         if len(test["by_site"]) > 1:
-            facts.add_row("sites", _sites(test))
-        for row in _guarantees(spent):
-            facts.add_row(*row)
+            facts.add_row("sites", _text(_sites(test)))
+        for name, value in _guarantees(spent):
+            facts.add_row(name, _text(value, "red" if value == REFUTED else ""))
         facts.add_row(
             "moved", f"{_size(summary['bytes_up'])} up, {_size(summary['bytes_down'])} down"
         )
@@ -97,8 +106,8 @@ class Console:
             f"({time['per_round_s']:.2f} s each), {time['setup_s']:.1f} s to set up",
         )
         facts.add_row("weights", f"sha256 {summary['model_sha256'][:16]}…")
-        facts.add_row("run", str(summary["run_dir"]))
-        title = f"{summary['name']} · test patients · {summary['status']}"
+        facts.add_row("run", _text(str(summary["run_dir"])))
+        title = _text(f"{summary['name']} · test patients · {summary['status']}")
         self.rich.print(Panel(Group(scores, "", facts), title=title, expand=False))
 
 
@@ -113,6 +122,10 @@ def _note(rows: Sequence[Row]) -> str:
     if ("privacy", "epsilon") in values:
         parts.append(f"ε {values['privacy', 'epsilon']:.2f}")
     return "  ".join(parts)
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable(text, MOST), style)
 
 
 def _number(value: float | None) -> str:
@@ -141,7 +154,7 @@ def _tested(test: dict[str, Any]) -> str:
             f"; worst subgroup {_number(worst['macro_auroc'])} ({worst['by']}: {worst['group']}), "
             f"widest gap {_number(gap['macro_auroc'])} ({gap['by']})"
         )
-    return text.replace("[", "\\[")
+    return text
 
 
 def _sites(test: dict[str, Any]) -> str:
@@ -192,7 +205,7 @@ def _audited(spent: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     attacks = [f"AUC {a['auc']:.3f} by {name}" for name, a in found["membership"].items()]
     rows = [("audited" if i == 0 else "", text) for i, text in enumerate([*bounds, *attacks])]
-    return [*rows, ("", "[red]THE CLAIM IS REFUTED")] if found["refuted"] else rows
+    return [*rows, ("", REFUTED)] if found["refuted"] else rows
 
 
 def _epsilon(value: float | str | None) -> str:
@@ -208,7 +221,7 @@ def _size(count: int) -> str:
 def config_line(config: Config) -> str:
     """Return what is about to run, in a line."""
     return (
-        f"[bold]{config.name}[/bold]: {config.dataset.target.rpartition('.')[2]}, "
+        f"{config.name}: {config.dataset.target.rpartition('.')[2]}, "
         f"{config.strategy.server.target.rpartition('.')[2]}, "
         f"{config.model.network.target.rpartition('.')[2]}, seed {config.seed}"
     )

@@ -83,7 +83,7 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     dataset: Dataset = config.dataset.build()
     caveats = dataset.caveats()
     for caveat in caveats:
-        console.say(f"[yellow]{caveat}")
+        console.warn(caveat)
     table = validate(dataset.table(), dataset)
     _check_known(table, dataset)
     rule: partition.Partition = config.partition.build()
@@ -97,8 +97,8 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     )
     if len(prepared.unreadable):
         here.write_csv(prepared.unreadable, "unreadable.csv")
-        console.say(
-            f"[yellow]{len(prepared.unreadable)} images could not be read and are left out; "
+        console.warn(
+            f"{len(prepared.unreadable)} images could not be read and are left out; "
             f"{here.path}/unreadable.csv lists them with the reasons"
         )
     test = prepared.table[prepared.table["split"] == "test"]

@@ -1,8 +1,18 @@
 """The errors that end in one clear line instead of a traceback."""
 
+from fedmed.texts import MOST, printable
+
 
 class FedmedError(Exception):
-    """Something that the user can mend: the message says what, where and how."""
+    """Something that the user can mend: the message says what, where and how.
+
+    It may name files and quote what others sent, so that no character of it is a command to the
+    terminal on which it is shown.
+    """
+
+    def __str__(self) -> str:
+        """Return the message, on one line."""
+        return printable(super().__str__(), MOST)
 
 
 class ConfigError(FedmedError):

@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from rich.markup import escape
 
 from fedmed import config as cfg
 from fedmed import identity, models
 from fedmed.checkpoint import Checkpoint, Row
+from fedmed.client.rule import LocalRule
 from fedmed.config import DPSGD, Config, Deployment
 from fedmed.console import Console, config_line
 from fedmed.data import Data, prepare
@@ -31,6 +31,7 @@ from fedmed.privacy.assumptions import assumptions, caveats, guarantees
 from fedmed.privacy.released import pixel_assumptions, pixel_releases
 from fedmed.privacy.spending import Spending
 from fedmed.remote import connected
+from fedmed.replies import TRAINED, VALIDATED, Terms
 from fedmed.rounds import Federation
 from fedmed.rundir import RunDirectory
 from fedmed.runner.choice import engine_for
@@ -69,7 +70,6 @@ def run(
     with here.locked():
         summary = _earlier(config, overrides, here)
         if summary and summary["status"] == "finished":
-            _check_ledger(config, here)
             for name in summary.get("files", ()):
                 here.check(name)
             console.say(f"{folder} is finished; force=true runs it again")
@@ -107,7 +107,6 @@ def _earlier(config: Config, overrides: Sequence[str], here: RunDirectory) -> di
         FedmedError: if what it holds is of another configuration, naming what differs.
     """
     if config.force:
-        _check_ledger(config, here)
         here.clear()
         return None
     summary = here.summary()
@@ -152,9 +151,9 @@ def _run(
     fresh = Checkpoint(bound, models.arrays_of(network, parameters_only))
     state = _resume(here, fresh, identity.surroundings(config), console)
     here.write_configuration(cfg.record(overrides))
-    ledger, spending = _accounts(config, strategy, data, state, here)
+    ledger, spending = _accounts(config, strategy, data, here)
     for caveat in ledger.caveats if ledger else ():
-        console.say(f"[red]{caveat}")
+        console.say(caveat, "red")
     sizes = data.clients["train_images"].tolist()
     told = _told(overrides, data, here)
     engine = engine_for(config.runner, told, sizes, len(data.test), grid, hospitals)
@@ -176,13 +175,14 @@ def _run(
             config,
             strategy,
             engine,
+            _terms(config, data),
             data.truth,
             frozenset() if config.withholds else frozenset(validating),
             ledger,
             spending,
             here.checkpoint,
             console.client_done,
-            console.say,
+            console.warn,
         )
         setup = time.perf_counter() - started
         state, scores = federation.run(state, on_round)
@@ -196,13 +196,9 @@ def _run(
 
 
 def _accounts(
-    config: Config, strategy: Strategy, data: Data, state: Checkpoint, here: RunDirectory
+    config: Config, strategy: Strategy, data: Data, here: RunDirectory
 ) -> tuple[Ledger | None, Spending | None]:
-    """Return the ledger of a run that releases anything privately, and who pays in it.
-
-    Raises:
-        FedmedError: if the ledger of a run that has begun is gone, or another's, or damaged.
-    """
+    """Return the ledger of a run that releases anything privately, and who pays in it."""
     dataset, images = data.dataset, data.store.table
     of_pixels = pixel_releases(dataset, images, data.assigned) if dataset else []
     deltas = guarantees(config, strategy, of_pixels)
@@ -210,25 +206,13 @@ def _accounts(
         return None, None
     of_images = pixel_assumptions(dataset, images["image"]) if dataset else ()
     stated = (*of_images, *assumptions(config, strategy))
-    if state.round and not here.ledger.exists():
-        raise _ledger_gone(here)
     said = caveats(deltas, _protected(config, strategy, data))
-    ledger = Ledger.open(
-        here.ledger,
-        deltas,
-        stated,
-        config.repeatable,
-        said,
-        config_sha256=config.sha256,
-        basis=identity.basis(state.data, state.surroundings[-1]),
-    )
-    if not state.round:
-        ledger.begin_anew()
+    ledger = Ledger.open(here.ledger, deltas, stated, config.repeatable, said)
     spending = None
     if isinstance(config.privacy, DPSGD):
-        units = data.units(config.privacy.unit)
-        spending = Spending(config, units, ledger, begins=not state.round)
-    ledger.record_lasting(data.hashes["data_sha256"], *of_pixels)
+        spending = Spending(config, data.units(config.privacy.unit), ledger)
+    if not ledger.events:  # made once, before all rounds
+        ledger.record(*of_pixels)
     return ledger, spending
 
 
@@ -243,21 +227,22 @@ def _protected(config: Config, strategy: Strategy, data: Data) -> dict[Unit, int
     return found
 
 
-def _check_ledger(config: Config, here: RunDirectory) -> None:
-    """Refuse to go by what was spent, or to begin anew over it, where that is not known."""
-    Ledger.check(here.ledger, config.sha256)
-    spent: Any = None
-    with suppress(FedmedError):  # a damaged summary tells nothing
-        spent = (here.summary() or {}).get("privacy", {}).get("unit")
-    if spent and not here.ledger.exists():
-        raise _ledger_gone(here)
-
-
-def _ledger_gone(here: RunDirectory) -> FedmedError:
-    return FedmedError(
-        f"{here.ledger}: is gone, and with it what the run has spent; put back a copy of it, or "
-        "name another hydra.run.dir and count what was released from here as well"
-    )
+def _terms(config: Config, data: Data) -> dict[str, Terms]:
+    """Return what is known of the clients' replies before any comes: their sizes above all."""
+    unit = config.privacy.unit if isinstance(config.privacy, DPSGD) else "image"
+    validated = dict(zip(data.clients["client"], data.clients["val_images"].tolist(), strict=True))
+    rule = config.strategy.local.build() if config.strategy.local else LocalRule()
+    withheld = {"loss"} if config.withholds else set()
+    weighting = config.strategy.weighting
+    return {
+        "train": Terms(
+            dict(enumerate(data.units(unit))),
+            weighting,
+            frozenset(TRAINED - withheld | rule.metrics),
+            rule.records,
+        ),
+        "val": Terms(validated, weighting, VALIDATED),
+    }
 
 
 def _told(overrides: Sequence[str], data: Data, here: RunDirectory) -> dict[str, str]:
@@ -311,6 +296,6 @@ def _resume(
     console.say(f"resuming after round {found.round}")
     if now not in found.surroundings:
         new = identity.changed(found.surroundings[-1], now)
-        console.say(f"[yellow]the rounds to come may differ in their last bits: {escape(new)}")
+        console.warn(f"the rounds to come may differ in their last bits: {new}")
         found.surroundings.append(now)
     return found

@@ -16,9 +16,12 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
+from fedmed.arrays import decoded
 from fedmed.checkpoint import Row
 from fedmed.config import Faults
 from fedmed.errors import FedmedError
+from fedmed.replies import Malformed, Terms, read
+from fedmed.texts import MOST, block, printable
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,6 @@ _KINDS = {
     LATE: "late",
     ErrorCode.MESSAGE_UNAVAILABLE: "late",
 }
-WEIGHT = "weight"  # of a client in the average, in the metrics of a reply
 SCOPE = "faults"  # of their rows in metrics.csv
 TOLD = 5  # clients named in a line of the console
 
@@ -50,8 +52,8 @@ class Fault:
     """What is wrong with a reply.
 
     Attributes:
-        kind: ``raised``, ``dropped_out``, ``died``, ``late``, ``not_finite``, ``wrong_shape`` or
-            ``too_far``; the metric's name in ``metrics.csv``.
+        kind: ``raised``, ``dropped_out``, ``died``, ``late``, ``malformed``, ``wrong_shape``,
+            ``not_finite`` or ``too_far``; the metric's name in ``metrics.csv``.
         what: it in words, after the client's name.
         details: a traceback, if there is one.
     """
@@ -72,23 +74,34 @@ class ClientFailure(FedmedError):
         self.details = fault.details
 
 
-def fault_of(reply: Message, sent: RecordDict, max_norm: float | None) -> Fault | None:
-    """Return what is wrong with a reply, if anything is.
+def fault_of(
+    reply: Message,
+    sent: RecordDict,
+    max_norm: float | None,
+    client: int = 0,
+    terms: Terms | None = None,
+) -> Fault | None:
+    """Return what is wrong with a reply, if anything is; a sound one's arrays are then decoded.
 
     Args:
         reply: from a client.
-        sent: what it was sent; a reply to arrays has arrays of the same names and shapes.
+        sent: what it was sent; a reply to training has arrays of the same names and shapes.
         max_norm: the largest L2 norm of an update, over all arrays together.
+        client: whose it is.
+        terms: what else a sound reply holds.
     """
     if reply.has_error():
-        return _of_error(reply.error.code, reply.error.reason or "no reason given")
-    if reply.metadata.message_type.startswith("train"):
-        wrong = _of_weight(reply.content) or _of_shapes(reply.content, sent)
-        if wrong:
-            return wrong
-    for key, record in reply.content.array_records.items():
-        start = sent.array_records.get(key)
-        norm = _norm(record, start)
+        return _of_error(reply.error.code, reply.error.reason or "")
+    trained = reply.metadata.message_type.startswith("train")
+    start = sent if trained else RecordDict()
+    try:
+        content = read(reply.content, start, client, terms or Terms())
+    except Malformed as error:
+        return Fault(error.kind, str(error))
+    except Exception as error:  # of a reply made to break its reader, anything may come
+        return Fault("malformed", f"returned what cannot be read ({type(error).__name__})")
+    for key, record in content.array_records.items():
+        norm = _norm(record, start.array_records[key])
         if not math.isfinite(norm) and (name := _not_finite(record)):
             return Fault(
                 "not_finite",
@@ -99,55 +112,41 @@ def fault_of(reply: Message, sent: RecordDict, max_norm: float | None) -> Fault 
                 "too_far",
                 f"returned an update of norm {norm:.3g}, over faults.max_norm={max_norm:g}",
             )
+    reply.content = content
     return None
 
 
 def _of_error(code: int, reason: str) -> Fault:
+    said = [line for line in reason[-MOST:].splitlines() if line.strip()]
+    cause = printable(said[-1].strip()) if said else "no reason given"
     if code in _KINDS:
-        return Fault(_KINDS[code], f"did not answer: {reason}")
-    cause = reason.strip().splitlines()[-1]
+        return Fault(_KINDS[code], f"did not answer: {cause}")
     if DroppedOut.WORDS in reason:
         return Fault("dropped_out", "dropped out")
-    return Fault("raised", f"failed: {cause} (traceback in run.log)", reason)
+    return Fault("raised", f"failed: {cause} (traceback in run.log)", block(reason) if said else "")
 
 
-def _of_weight(content: RecordDict) -> Fault | None:
-    weights = [record.get(WEIGHT) for record in content.metric_records.values()]
-    if len(weights) != 1 or not isinstance(weights[0], int | float):
-        return Fault("wrong_shape", "returned no weight for the average")
-    if not 0 < weights[0] < math.inf:
-        return Fault("not_finite", f"returned {weights[0]} as its weight in the average")
-    return None
-
-
-def _of_shapes(content: RecordDict, sent: RecordDict) -> Fault | None:
-    for key, start in sent.array_records.items():
-        returned = content.array_records.get(key, ArrayRecord())
-        theirs = {name: tuple(array.shape) for name, array in returned.items()}
-        ours = {name: tuple(array.shape) for name, array in start.items()}
-        for name in [*ours, *theirs]:
-            if ours.get(name) != theirs.get(name):
-                return Fault(
-                    "wrong_shape",
-                    f"returned {name} as {theirs.get(name, 'nothing')}, where it is "
-                    f"{ours.get(name, 'nothing')}",
-                )
-    return None
-
-
-def _norm(record: ArrayRecord, start: ArrayRecord | None) -> float:
+def _norm(record: ArrayRecord, start: ArrayRecord) -> float:
     """Return the L2 norm of an update; not finite if it holds anything that is not."""
     squares = 0.0
     for name, array in record.items():
-        step = array.numpy().astype(np.float64)
-        if start is not None:
-            step -= start[name].numpy()
+        step = decoded(array).astype(np.float64)
+        step -= decoded(start[name])
         squares += float(np.square(step, out=step).sum())  # a dot product would take every core
     return math.sqrt(squares)
 
 
+def unlike(record: ArrayRecord, start: ArrayRecord) -> str | None:
+    """Return in words what an aggregate has that is not in the place of the arrays before it."""
+    shapes = {name: decoded(array).shape for name, array in record.items()}
+    if shapes != {name: decoded(array).shape for name, array in start.items()}:
+        return "arrays of other names or shapes"
+    name = _not_finite(record)
+    return f"NaN or infinity in {name}" if name else None
+
+
 def _not_finite(record: ArrayRecord) -> str | None:
-    return next((n for n, array in record.items() if not np.isfinite(array.numpy()).all()), None)
+    return next((n for n, array in record.items() if not np.isfinite(decoded(array)).all()), None)
 
 
 @dataclass
@@ -161,6 +160,7 @@ class Gate:
         on_client: called with a client whose reply is let through.
         say: called with a line that a person should see.
         on_refused: called with a client whose reply came and is not.
+        terms: what is known of sound replies beforehand.
         answered: replies let through so far.
         excluded: what was wrong with the others, by client.
     """
@@ -171,6 +171,7 @@ class Gate:
     on_client: Callable[[int], None]
     on_refused: Callable[[int], None]
     say: Callable[[str], None]
+    terms: Terms = field(default_factory=Terms)
     answered: int = 0
     excluded: dict[int, Fault] = field(default_factory=dict)
 
@@ -185,7 +186,7 @@ class Gate:
         for reply in replies:
             node = reply.metadata.src_node_id
             client = self.client_of(node)
-            fault = fault_of(reply, sent.pop(node), self.policy.max_norm)
+            fault = fault_of(reply, sent.pop(node), self.policy.max_norm, client, self.terms)
             if fault:
                 self._exclude(client, fault)
                 if not reply.has_error():
@@ -209,7 +210,8 @@ class Gate:
     def _exclude(self, client: int, fault: Fault) -> None:
         if self.policy.on_failure == "stop":
             raise ClientFailure(self.round, client, fault)
-        log.warning("round %d: client %d %s", self.round, client, fault.details or fault.what)
+        details = f"\n{fault.details}" if fault.details else ""
+        log.warning("round %d: client %d %s%s", self.round, client, fault.what, details)
         self.excluded[client] = fault
 
     def _conclude(self, asked: int) -> None:
@@ -224,7 +226,7 @@ class Gate:
                 "checkpoint holds is safe"
             )
         without = f"{len(told)} of {asked} clients"
-        self.say(f"[yellow]round {self.round} without {without}: {'; '.join(told[:TOLD])}{more}")
+        self.say(f"round {self.round} without {without}: {'; '.join(told[:TOLD])}{more}")
 
 
 def summary_of(rows: Iterable[Row]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _draw_shares(axes: Axes, clients: pd.DataFrame, targets: tuple[str, ...], co
     drawn = axes.imshow(shares, aspect="auto", cmap="Blues", norm=norm)
     axes.set_xticks(
         range(len(targets)),
-        list(targets),
+        [name.replace("$", r"\$") for name in targets],  # else it is read as mathematics
         rotation=45,
         ha="right",
         rotation_mode="anchor",

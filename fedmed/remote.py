@@ -1,6 +1,8 @@
 """The data of a run between hospitals: the server has its own test patients, and what they tell."""
 
 import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,8 +15,10 @@ from fedmed.figures import draw_partition
 from fedmed.hospital import Told
 from fedmed.rundir import RunDirectory
 from fedmed.table import labels
+from fedmed.texts import printable
 
 RELEASED = "fedmed.release.Released"
+MOST = 1 << 40  # of anything that a hospital counts
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,12 @@ def connected(config: Config, here: RunDirectory, told: list[Told]) -> Remote:
     assert isinstance(config.runner, Deployment)
     if config.dataset.target == RELEASED:
         raise ConfigError("dataset=released: the server cannot account for what hospitals released")
+    targets = tuple(config.dataset.arguments["targets"])
+    told = [_checked(client, one, targets) for client, one in enumerate(told)]
     own = hospital.read(config.runner.data)
     assigned = partition.read(config.runner.data / hospital.PARTITION)
     if set(assigned["role"]) != {"test"}:
         raise DataError(f"{config.runner.data}: the server's folder holds more than test patients")
-    targets = config.dataset.arguments["targets"]
     columns = ["client", "sites", "patients", "images", "train_images", "val_images"]
     shown = tuple(target for target in targets if target in told[0])
     clients = pd.DataFrame(told)[[*columns, *shown]]
@@ -81,3 +86,20 @@ def connected(config: Config, here: RunDirectory, told: list[Told]) -> Remote:
     if shown:
         draw_partition(clients, shown, here.picture)
     return Remote(None, own, assigned, clients, own.table, labels(own.table, targets), [], told)
+
+
+def _checked(client: int, told: Told, targets: Sequence[str]) -> Told:
+    """Return what a hospital told, of which its share of the average follows.
+
+    Raises:
+        DataError: if a count or a hash is none.
+    """
+    counts = ("patients", "images", "train_patients", "train_images", "val_patients", "val_images")
+    for name in (*counts, *(target for target in targets if target in told)):
+        number, least = told.get(name), int(name in ("train_patients", "train_images"))
+        if not isinstance(number, int) or not least <= number < MOST:
+            raise DataError(f"client {client} tells of {number!r} as its {name}")
+    for name in ("data_sha256", "partition_sha256"):
+        if not re.fullmatch("[0-9a-f]{64}", str(told.get(name))):
+            raise DataError(f"client {client} tells no {name}")
+    return {**told, "sites": printable(str(told.get("sites", "")))}

@@ -6,22 +6,24 @@ methods, so that a run goes on from its checkpoint as if it had never been cut o
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp.strategy import Strategy
 
-from fedmed import metrics
+from fedmed import metrics, robust
 from fedmed.checkpoint import Checkpoint, Row, remember, remind
 from fedmed.config import Config
-from fedmed.faults import WEIGHT, Gate
-from fedmed.fold import fold
+from fedmed.errors import ConfigError, FedmedError
+from fedmed.faults import Gate, unlike
+from fedmed.fold import aggregation_of, fold
 from fedmed.metrics import Floats
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Ledger, PrivateStrategy
 from fedmed.privacy.spending import NOISE, Spending
+from fedmed.replies import WEIGHT, Terms
 from fedmed.runner.engine import Engine
 from fedmed.seeding import seeded_globals
 
@@ -39,6 +41,7 @@ class Federation:
         config: the run's configuration.
         strategy: any Flower strategy.
         engine: where the clients run.
+        terms: what is known of the clients' replies beforehand, to ``train`` and to ``val``.
         truth: labels of the test images, N×T.
         validating: the clients that have patients for validation.
         ledger: of private releases, if there are any.
@@ -51,6 +54,7 @@ class Federation:
     config: Config
     strategy: Strategy
     engine: Engine
+    terms: Mapping[str, Terms]
     truth: Floats
     validating: frozenset[int]
     ledger: Ledger | None
@@ -74,8 +78,10 @@ class Federation:
                 what the last checkpoint holds is safe.
         """
         engine = self.engine
+        self._check_clients(len(engine.get_node_ids()))
         engine.bytes_down, engine.bytes_up = state.bytes_down, state.bytes_up
         engine.states.resume(state.clients)
+        engine.say = self.say
         if state.round:
             remind(self.strategy, state.strategy)
         else:
@@ -84,7 +90,7 @@ class Federation:
         scores = None
         for round_ in range(state.round + 1, self.config.rounds + 1):
             if self._spent_out(round_):
-                self.say(f"[yellow]no client can pay for round {round_}: the run ends here")
+                self.say(f"no client can pay for round {round_}: the run ends here")
                 break
             done = len(state.metrics)
             state, scores = self._round(round_, state)
@@ -92,6 +98,18 @@ class Federation:
         if scores is None:  # cut off between the last checkpoint and the end
             scores = engine.score(to_record(state.arrays))
         return state, scores
+
+    def _check_clients(self, clients: int) -> None:
+        """Refuse what names clients that are not there, or would wait for them for ever."""
+        for fault in self.config.faults.inject:
+            if odd := [k for k in fault.clients or () if not 0 <= k < clients]:
+                raise ConfigError(f"faults.inject: client {odd[0]}, of 0 to {clients - 1}")
+        for key in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
+            if getattr(self.strategy, key, 0) > clients:
+                raise ConfigError(
+                    f"strategy.server.{key}: {getattr(self.strategy, key)}, of {clients} clients: "
+                    "the run would wait for ever"
+                )
 
     def _round(self, round_: int, state: Checkpoint) -> tuple[Checkpoint, Floats | None]:
         started = time.perf_counter()
@@ -128,24 +146,41 @@ class Federation:
             config[NOISE] = self.spending.noise_multipliers()
         with seeded_globals(self.config.seed, "configure", round_):
             orders = list(self.strategy.configure_train(round_, arrays, config, self.engine))
+        robust.check(self.strategy, len(orders), round_)
         orders = self._paid(round_, orders)
         log.info("round %d begins with %d clients", round_, len(orders))
         rows: list[Row] = []
-        gate = self._gate(round_)
+        gate = self._gate(round_, "train")
         replies = self._exchange(gate, "train", orders, rows)
         aggregated = self._aggregate(round_, replies)
         rows.append((round_, "train", POOLED, "cohort", float(gate.answered)))
-        return rows + gate.rows(), arrays if aggregated is None else aggregated
+        if aggregated is None:
+            if gate.answered:
+                raise FedmedError(f"round {round_}: the strategy has made nothing of its replies")
+            aggregated = arrays
+        if odd := unlike(aggregated, arrays):
+            raise FedmedError(
+                f"round {round_}: the strategy has made {odd}; what the last checkpoint holds is "
+                "safe; a lower strategy.server_lr or client.lr often helps"
+            )
+        return rows + gate.rows(), aggregated
 
     def _aggregate(self, round_: int, replies: Iterator[Message]) -> ArrayRecord | None:
-        how: Iterable[Message] = replies
-        if self.config.strategy.fold == "mean":
-            arguments = self.config.strategy.server.arguments
-            how = fold(replies, arguments.get("weighted_by_key", WEIGHT))
-        elif self.config.strategy.fold == "none":
-            how = list(replies)
+        """Return the strategy's aggregate, None if nobody was asked.
+
+        Raises:
+            FedmedError: if too few clients are left for the strategy's rule, or there is none.
+        """
+        aggregation = aggregation_of(self.strategy)
+        given: Iterable[Message] = replies
+        if aggregation == "mean":
+            given = fold(replies, getattr(self.strategy, "weighted_by_key", WEIGHT))
+        elif aggregation == "all":
+            given = answers = list(replies)
+            if answers:
+                robust.check(self.strategy, len(answers), round_)
         with seeded_globals(self.config.seed, "aggregate", round_):
-            aggregated, _ = self.strategy.aggregate_train(round_, how)
+            aggregated, _ = self.strategy.aggregate_train(round_, given)
         return aggregated
 
     def _paid(self, round_: int, orders: list[Message]) -> list[Message]:
@@ -158,7 +193,7 @@ class Federation:
         before = set(self.spending.ledger.stopped)
         able = self.spending.admit(round_, to)
         for client in sorted(set(self.spending.ledger.stopped) - before):
-            self.say(f"[yellow]client {client} stops before round {round_}: its budget is spent")
+            self.say(f"client {client} stops before round {round_}: its budget is spent")
         return [to[client] for client in able]
 
     def _spent_out(self, round_: int) -> bool:
@@ -190,7 +225,7 @@ class Federation:
             orders = self.strategy.configure_evaluate(round_, arrays, ConfigRecord(), self.engine)
         able = [o for o in orders if self._client(o.metadata.dst_node_id) in self.validating]
         rows: list[Row] = []
-        gate = self._gate(round_)
+        gate = self._gate(round_, "val")
         replies = list(self._exchange(gate, "val", able, rows))
         if replies:
             with seeded_globals(self.config.seed, "aggregate validation", round_):
@@ -206,7 +241,7 @@ class Federation:
             rows += [(round_, "test", POOLED, f"{name}/{t}", v) for t, v in values.items()]
         return rows, scores
 
-    def _gate(self, round_: int) -> Gate:
+    def _gate(self, round_: int, scope: str) -> Gate:
         """Return what looks at replies; a client whose reply is refused keeps its old state."""
         return Gate(
             self.config.faults,
@@ -215,6 +250,7 @@ class Federation:
             self.on_client,
             self.engine.states.undo,
             self.say,
+            self.terms[scope],
         )
 
     def _exchange(

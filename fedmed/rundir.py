@@ -23,6 +23,7 @@ from yaml import YAMLError
 
 from fedmed import jsontext
 from fedmed.errors import FedmedError
+from fedmed.texts import cell
 from fedmed.trees import damaged, write_atomically
 
 if TYPE_CHECKING:  # to look at run directories takes no MONAI
@@ -43,16 +44,7 @@ RESULTS = (
     "checkpoint/model.safetensors",
 )
 #: What outlives a run that is begun anew: who has it, what it said, and what privacy was spent.
-_KEPT = {
-    ".hydra",
-    ".lock",
-    "run.log",
-    "slurm_job",
-    "ledger.json",
-    "release.json",
-    "label_counts.csv",
-    "label_counts.png",
-}
+_KEPT = {".hydra", ".lock", "run.log", "slurm_job", "ledger.json"}
 
 
 class RunDirectory:
@@ -168,8 +160,8 @@ class RunDirectory:
         write_atomically(path, lambda new: frame.to_csv(new, index=False))
 
     def write_csv(self, frame: pd.DataFrame, name: str) -> None:
-        """Write a table."""
-        write_atomically(self.path / name, lambda new: frame.to_csv(new, index=False))
+        """Write a table; a text that a spreadsheet took for a formula gets an apostrophe."""
+        write_atomically(self.path / name, lambda new: safe(frame).to_csv(new, index=False))
 
     def write_predictions(self, predictions: "Predictions") -> None:
         """Write ``predictions.parquet``: the final model's score and the label of each target.
@@ -196,6 +188,12 @@ def _digest(summary: Mapping[str, Any]) -> str:
 def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts, names of columns among them, are no formulas."""
+    safe = frame.map(lambda value: cell(value) if isinstance(value, str) else value)
+    return safe.rename(columns=lambda name: cell(name) if isinstance(name, str) else name)
 
 
 def _lock(file: IO[str], kind: int) -> bool:

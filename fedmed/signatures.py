@@ -1,7 +1,8 @@
 """The schema of a component: the signature of the class or function that its ``_target_`` names."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, get_type_hints
 
 from hydra.utils import get_object
@@ -10,6 +11,8 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnno
 
 from fedmed.errors import ConfigError
 from fedmed.refusals import first_line, lower, source
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def check(path: str, target: str, arguments: Mapping[str, Any], raw: dict[str, Any]) -> None:
@@ -28,15 +31,49 @@ def check(path: str, target: str, arguments: Mapping[str, Any], raw: dict[str, A
         called = get_object(target)
     except Exception as error:
         raise ConfigError(f"{path}._target_: {first_line(error)}") from None
-    parameters = inspect.signature(called).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    hints = _hints(called)
+    takes, open_ended = _taken(called, arguments)
     for name, value in arguments.items():
         key = source(f"{path}.{name}", raw)
-        if name not in parameters and not open_ended:
-            raise ConfigError(f"{key}: unknown key; {path} takes {', '.join(parameters)}")
-        if name in hints:
-            _check_value(key, value, hints[name])
+        if name not in takes and not open_ended:
+            raise ConfigError(f"{key}: unknown key; {path} takes {', '.join(takes)}")
+        if takes.get(name) is not None:
+            _check_value(key, value, takes[name])
+
+
+def _taken(called: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return the types of what a target takes, and whether it takes more that is not known.
+
+    What it hands on (``**more``) is what the target named by its argument ``of`` takes, or else
+    what the class takes that it is derived from, or makes.
+    """
+    takes: dict[str, Any] = {}
+    for one in _handed_on(called, arguments):
+        hints = _hints(one)
+        for name, parameter in inspect.signature(one).parameters.items():
+            if name != "self" and parameter.kind in NAMED:
+                takes.setdefault(name, hints.get(name))
+        if not _is_open_ended(one):
+            return takes, False
+    return takes, True
+
+
+def _handed_on(
+    called: Callable[..., Any], arguments: Mapping[str, Any]
+) -> Iterator[Callable[..., Any]]:
+    """Yield a target, and what its ``**more`` go to, as long as that is known."""
+    yield called
+    if isinstance(of := arguments.get("of"), str):
+        with suppress(Exception):  # who builds it will say what is wrong
+            yield from _handed_on(get_object(of), {})
+    elif inspect.isclass(called):
+        bases = [vars(kind) for kind in called.__mro__[1:-1]]
+        yield from (own["__init__"] for own in bases if "__init__" in own)
+    elif inspect.isclass(made := _hints(called).get("return")):
+        yield from _handed_on(made, {})
+
+
+def _is_open_ended(target: Callable[..., Any]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values())
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

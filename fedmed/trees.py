@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fedmed.arrays import Array, record_of
+from fedmed.arrays import Array, decoded, record_of
 from fedmed.errors import FedmedError
 
 Arrays = dict[str, NDArray[Any]]
@@ -98,8 +98,11 @@ def _pack(node: Any, name: str, arrays: Arrays) -> Any:
     if isinstance(node, np.ndarray):
         arrays[name] = np.ascontiguousarray(node).reshape(node.shape)
         return {"ndarray": name}
-    if isinstance(node, FlowerArray):
-        return {"Array": _pack(node.numpy(), name, arrays)}
+    if isinstance(node, Array):
+        return {"Array": _pack(decoded(node), name, arrays)}
+    if isinstance(node, FlowerArray):  # as it came: who takes it decides whether to decode it
+        arrays[name] = np.frombuffer(node.data, np.uint8)
+        return {"FlowerArray": [node.dtype, list(node.shape), node.stype, name]}
     kind = type(node).__name__
     if kind in _RECORDS:
         items = [[key, _pack(value, f"{name}/{key}", arrays)] for key, value in node.items()]
@@ -119,6 +122,9 @@ def _unpack(node: Any, arrays: Arrays) -> Any:
         return arrays[value]
     if kind == "Array":
         return Array(np.asarray(_unpack(value, arrays)))
+    if kind == "FlowerArray":
+        dtype, shape, stype, name = value
+        return FlowerArray(dtype, tuple(shape), stype, arrays[name].tobytes())
     if kind in _RECORDS:
         return _RECORDS[kind]({key: _unpack(item, arrays) for key, item in value})
     return _SEQUENCES[kind]([_unpack(item, arrays) for item in value])

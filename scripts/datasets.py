@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 from hydra.utils import get_object
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from yaml import safe_load
@@ -25,6 +26,7 @@ from fedmed.config import CONF, compose
 from fedmed.errors import DataError, FedmedError, UnreadableImage
 from fedmed.store import refuse_shared
 from fedmed.table import Card, Dataset, validate
+from fedmed.texts import printable
 
 SAMPLE = 20  # images decoded by a check
 SUMS = "SHA256SUMS.txt"  # PhysioNet's, beside the files
@@ -51,7 +53,7 @@ def main() -> None:
         elif arguments.command == "check":
             problems = list(_check(arguments.name, arguments.root, arguments.overrides))
             for problem in problems:
-                console.print(f"[red]✗[/red] {problem}", soft_wrap=True)
+                console.print(f"[red]✗[/red] {escape(printable(problem))}", soft_wrap=True)
             sys.exit(1 if problems else 0)
         else:
             _list()

@@ -55,12 +55,13 @@ def show(config: "Config", out: Path | None) -> None:
 
     from fedmed import partition
     from fedmed.figures import draw_partition
+    from fedmed.rundir import safe
     from fedmed.table import Dataset, validate
 
     console = Console(highlight=False)
     dataset: Dataset = config.dataset.build()
     for caveat in dataset.caveats():
-        console.print(f"[yellow]{caveat}")
+        console.print(caveat, style="yellow", markup=False)
     rule: partition.Partition = config.partition.build()
     table = validate(dataset.table(), dataset)
     assigned = rule.assign(table, dataset.targets)
@@ -69,7 +70,7 @@ def show(config: "Config", out: Path | None) -> None:
     folder = out or Path("partitions") / sha256[:16]
     folder.mkdir(parents=True, exist_ok=True)
     partition.save(assigned, folder / "partition.csv")
-    clients.to_csv(folder / "clients.csv", index=False)
+    safe(clients).to_csv(folder / "clients.csv", index=False)
     draw_partition(clients, dataset.targets, folder / "partition.png")
     console.print(_table(clients, dataset.targets))
     measured = partition.measure(clients)
@@ -87,7 +88,10 @@ def show(config: "Config", out: Path | None) -> None:
 
 
 def _table(clients: "pd.DataFrame", targets: tuple[str, ...]) -> "Table":
+    from rich.markup import escape
     from rich.table import Table
+
+    from fedmed.texts import printable
 
     table = Table(box=None, pad_edge=False)
     for column in ("client", "patients", "images", "validation", "JS"):
@@ -97,7 +101,7 @@ def _table(clients: "pd.DataFrame", targets: tuple[str, ...]) -> "Table":
         often = sorted(targets, key=lambda target: -row[target])[:TOP]
         shares = (f"{target} {100 * row[target] / max(row['images'], 1):.0f}" for target in often)
         counts = [f"{row[c]:,}" for c in ("client", "patients", "images", "val_images")]
-        table.add_row(*counts, f"{row['js_divergence']:.3f}", ", ".join(shares))
+        table.add_row(*counts, f"{row['js_divergence']:.3f}", escape(printable(", ".join(shares))))
     if len(clients) > SHOWN:
         table.add_row("…", "", "", "", "", f"and {len(clients) - SHOWN} more, in clients.csv")
     return table

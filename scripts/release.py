@@ -33,7 +33,7 @@ from fedmed.release import (
     promised_by_training,
     unreleasable,
 )
-from fedmed.rundir import RunDirectory
+from fedmed.rundir import RunDirectory, safe
 from fedmed.seeding import generator
 from fedmed.table import Dataset, validate
 from fedmed.trees import write_atomically
@@ -74,7 +74,7 @@ def release(folder: Path, epsilon: float, seed: int) -> list[Release]:
         chosen = best_round(by_round, epsilon, generator(seed, "best round"))
         whom = f"each validation patient; {promised_by_training(run.summary['privacy'])}"
         releases.append(Release("best round", epsilon, whom, chosen))
-    noisy.to_csv(folder / "label_counts.csv", index=False)
+    safe(noisy).to_csv(folder / "label_counts.csv", index=False)
     draw_partition(noisy, noisy.columns[2:], folder / "label_counts.png", PATIENTS)
     text = json.dumps([each._asdict() for each in releases], indent=1, ensure_ascii=False)
     write_atomically(folder / "release.json", lambda new: new.write_text(text + "\n"))

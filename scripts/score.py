@@ -26,9 +26,12 @@ from fedmed.evaluation.ranked import METRICS
 from fedmed.evaluation.subgroups import subgroups
 from fedmed.evaluation.submission import read
 from fedmed.evaluation.summary import summary
+from fedmed.report.render import escape
+from fedmed.rundir import safe
+from fedmed.texts import printable
 
 WIDTH = 96  # columns of the terminal that the table takes
-console = Console(highlight=False, width=max(WIDTH, Console().width))
+console = Console(highlight=False, markup=False, width=max(WIDTH, Console().width))
 FORMATS = (".json", ".csv", ".md")
 
 
@@ -104,7 +107,7 @@ def _show(found: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "finding" else "right")
     for finding, row in cells.iterrows():
         whole, short = row.iloc[:2], [value.partition(" [")[0] for value in row.iloc[2:]]
-        table.add_row(str(finding), *(value.replace("[", r"\[") for value in whole), *short)
+        table.add_row(printable(str(finding)), *whole, *short)
     console.print(table)
     console.print(
         f"{how['level']:.0%} intervals, {how['method']}: {how['patients']:,} patients, "
@@ -124,11 +127,11 @@ def _write(found: dict[str, Any], path: Path) -> None:
     if path.suffix == ".json":
         path.write_text(jsontext.dumps(found))
     elif path.suffix == ".csv":
-        rows(found).to_csv(path, index=False)
+        safe(rows(found)).to_csv(path, index=False)
     else:
         cells = _cells(found).reset_index()
         lines = [list(cells.columns), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
-        path.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+        path.write_text("".join(f"| {' | '.join(map(escape, line))} |\n" for line in lines))
 
 
 if __name__ == "__main__":

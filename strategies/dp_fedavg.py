@@ -24,7 +24,7 @@ Differentially Private Learning with Adaptive Clipping, NeurIPS 2021).
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from pydantic import Field
 
 from fedmed.client.rule import LocalRule
 from fedmed.errors import ConfigError, FedmedError
+from fedmed.fold import Aggregation
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
 from fedmed.privacy.noise import Source, source
@@ -59,6 +60,7 @@ ASSUMPTIONS: dict[Noise, str] = {
     "is simulated); if h of n members are honest the noise is sqrt(h/n) of what is stated",
     "local": "each update is noisy before it leaves its client: no server is trusted",
 }
+CLIP_LR, COUNT_NOISE = 0.2, 1.0  # of a clipping norm that adapts
 CPU = torch.device("cpu")
 CLIPPING = "clipping"  # the record of a reply that says whether the update was below the norm
 
@@ -124,6 +126,8 @@ class NoisyUpdate(LocalRule):
         self.update_noise = update_noise(noise_multiplier, quantile, count_noise)
         self.count_noise = count_noise
         self.secure_noise = secure_noise
+        if noise != "central" and quantile is not None:
+            self.records = {CLIPPING: frozenset({"vote"})}
 
     def reply(self, sent: RecordDict, content: RecordDict, seed: int) -> None:
         """Replace the trained arrays by the global ones plus the clipped, noisy update."""
@@ -161,6 +165,9 @@ class DPFedAvg(FedAvg):
         fedavg: what Flower's FedAvg takes.
     """
 
+    aggregation: ClassVar[Aggregation] = "own"  # each update is clipped and added as it comes
+    weighted: ClassVar[bool] = False  # a client's size would leak
+
     def __init__(
         self,
         fraction_train: Annotated[float, Field(gt=0, le=1)],
@@ -170,8 +177,8 @@ class DPFedAvg(FedAvg):
         seed: Annotated[int, Field(ge=0)],
         noise: Noise = "central",
         quantile: Quantile = None,
-        clip_lr: Positive = 0.2,
-        count_noise: Positive = 1.0,
+        clip_lr: Positive = CLIP_LR,
+        count_noise: Positive = COUNT_NOISE,
         nominal_clients: Annotated[int, Field(ge=1)] | None = None,
         nominal_cohort: Positive | None = None,
         secure_noise: bool = False,
@@ -179,6 +186,11 @@ class DPFedAvg(FedAvg):
     ) -> None:
         super().__init__(fraction_train=fraction_train, **fedavg)
         _check_nominal(noise, nominal_clients, nominal_cohort)
+        if quantile is None and (clip_lr, count_noise) != (CLIP_LR, COUNT_NOISE):
+            raise ConfigError(
+                "strategy.clip_lr, strategy.count_noise: have no effect on a fixed clipping norm; "
+                "give strategy.quantile"
+            )
         self.noise_multiplier = noise_multiplier
         self.update_noise = update_noise(noise_multiplier, quantile, count_noise)
         self.clip_norm = clip_norm

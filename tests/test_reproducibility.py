@@ -21,7 +21,7 @@ from fedmed.errors import FedmedError
 from fedmed.rundir import RunDirectory
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
-PARTIAL = ("partition.clients=5", "strategy.fraction=0.7", "rounds=2")
+PARTIAL = ("partition.clients=8", "strategy.fraction=0.7", "rounds=2")
 STATEFUL = (
     *TINY,
     "strategy=fedadam",

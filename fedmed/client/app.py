@@ -21,6 +21,7 @@ from fedmed.config import DPSGD
 from fedmed.examples import predict
 from fedmed.privacy.spending import NOISE
 from fedmed.release import utility
+from fedmed.replies import EXAMPLES, METRICS, WEIGHT
 from fedmed.seeding import seed_of
 from fedmed.workplace import Workplace, workplace
 
@@ -65,7 +66,7 @@ def train(message: Message, context: Context) -> Message:
     values = _metrics(config.strategy.weighting, size, steps=steps)
     if not config.withholds:
         values["loss"] = loss
-    content = RecordDict({"arrays": arrays, "metrics": values})
+    content = RecordDict({"arrays": arrays, METRICS: values})
     rule.reply(message.content, content, seed)
     return Message(content, reply_to=message)
 
@@ -83,7 +84,7 @@ def evaluate(message: Message, context: Context) -> Message:
     served = utility(scores, truth, here.index.loc[examples.rows, "patient"].tolist())
     weighting = here.config.strategy.weighting
     values = _metrics(weighting, len(examples), loss=loss, macro_auroc=auroc, utility=served)
-    return Message(RecordDict({"metrics": values}), reply_to=message)
+    return Message(RecordDict({METRICS: values}), reply_to=message)
 
 
 @app.query("describe", mods=[discreet])
@@ -113,4 +114,4 @@ def _arrive(message: Message, context: Context) -> tuple[Workplace, int, int]:
 
 def _metrics(weighting: str, examples: int, **values: float) -> MetricRecord:
     weight = float(examples) if weighting == "examples" else 1.0
-    return MetricRecord({"num-examples": examples, "weight": weight, **values})
+    return MetricRecord({EXAMPLES: examples, WEIGHT: weight, **values})

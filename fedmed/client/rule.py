@@ -1,5 +1,8 @@
 """What a strategy may change in a client's local training. FedAvg changes nothing."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from flwr.app import RecordDict
 from torch import nn
 
@@ -9,7 +12,14 @@ class LocalRule:
 
     A rule is made anew for each message. What it must remember from round to round it keeps in
     ``state``, which stays with the client and is checkpointed.
+
+    Attributes:
+        metrics: the names of the metrics that :meth:`reply` adds; the server takes no others.
+        records: the config records that it adds, and the names of the finite numbers in each.
     """
+
+    metrics: frozenset[str] = frozenset()
+    records: Mapping[str, frozenset[str]] = MappingProxyType({})
 
     def start(self, network: nn.Module, state: RecordDict) -> None:
         """See the network with the global weights, before the first step."""

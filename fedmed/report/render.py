@@ -4,15 +4,27 @@ import re
 from pathlib import Path
 
 from fedmed.report.table import Table
+from fedmed.rundir import safe
+from fedmed.texts import MOST, printable
 
+_MARKUP = re.compile(r"[\\`*<|]|(?<=\])[(]")
 _SPECIAL = re.compile(r"[&%$#_{}]")
+_MACROS = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "ε": r"$\varepsilon$",
+    "–": "--",
+}
 
 
 def markdown(table: Table) -> str:
     """Return the table and its caption as Markdown."""
     frame = table.frame()
     lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
-    body = "".join(f"| {' | '.join(map(_escape, line))} |\n" for line in lines)
+    body = "".join(f"| {' | '.join(map(escape, line))} |\n" for line in lines)
     return f"{body}\n{' '.join(table.caption)}\n"
 
 
@@ -45,17 +57,16 @@ def write(table: Table, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths[0].write_text(markdown(table))
     paths[1].write_text(latex(table))
-    table.frame().to_csv(paths[2], index=False)
-    table.trace().to_csv(paths[3], index=False)
+    safe(table.frame()).to_csv(paths[2], index=False)
+    safe(table.trace()).to_csv(paths[3], index=False)
     return paths
 
 
-def _escape(text: str) -> str:
-    return str(text).replace("|", r"\|").replace("*", r"\*")
+def escape(text: str) -> str:
+    """Return a text as Markdown that shows it and does nothing else."""
+    return _MARKUP.sub(lambda match: "\\" + match[0], printable(str(text), MOST))
 
 
 def _tex(text: str) -> str:
-    escaped = _SPECIAL.sub(lambda match: "\\" + match[0], str(text))
-    for char, macro in (("±", r"$\pm$"), ("∞", r"$\infty$"), ("ε", r"$\varepsilon$"), ("–", "--")):
-        escaped = escaped.replace(char, macro)
-    return escaped
+    parts = (_MACROS.get(c) or _SPECIAL.sub(r"\\\g<0>", c) for c in printable(str(text), MOST))
+    return "".join(parts)

@@ -12,6 +12,7 @@ from fedmed import config as cfg
 from fedmed.errors import ConfigError, FedmedError
 from fedmed.hospital import Told
 from fedmed.runner.grid import exchange
+from fedmed.texts import printable
 
 PAUSE = 1.0  # seconds between two looks for nodes
 
@@ -48,10 +49,12 @@ class Hospitals:
         asked = [Message(question, node, "query.describe") for node in nodes]
         for message, reply in zip(asked, exchange(grid, asked, until), strict=True):
             if reply is None or reply.has_error():
-                reason = reply.error.reason if reply else "no answer"
+                reason = printable(reply.error.reason or "" if reply else "no answer")
                 raise FedmedError(f"a hospital's node cannot describe its data: {reason}")
-            told = dict(reply.content.config_records["described"])
-            client = int(str(told["client"]))
+            told = dict(reply.content.config_records.get("described", {}))
+            client = told.get("client")
+            if not isinstance(client, int) or client < 0:
+                raise FedmedError(f"a hospital's node does not say which client it is: {client!r}")
             if client in self.node:
                 raise FedmedError(f"two nodes say that they are client {client}: see partition-id")
             self.node[client], self.described[client] = message.metadata.dst_node_id, told

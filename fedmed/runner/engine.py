@@ -1,7 +1,8 @@
 """What every engine is: a Flower Grid whose clients have an order, and a place for test scores."""
 
+import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -12,6 +13,8 @@ from fedmed.arrays import size_of
 from fedmed.client.brief import Brief
 from fedmed.client.state import STATE
 from fedmed.metrics import Floats
+
+log = logging.getLogger(__name__)
 
 
 class ClientStates:
@@ -57,6 +60,7 @@ class Engine(Grid):
     Attributes:
         states: which round's state each client has.
         round: the current round, set by who drives the rounds.
+        say: called with a line for a person who waits; set likewise.
         bytes_down, bytes_up: array bytes sent to and received from clients so far.
 
     Args:
@@ -67,6 +71,7 @@ class Engine(Grid):
     def __init__(self, clients: int, run_config: Mapping[str, str]) -> None:
         self.states = ClientStates()
         self.round = 0
+        self.say: Callable[[str], None] = log.warning
         self.bytes_down = self.bytes_up = 0
         self._clients = clients
         self._run_config = run_config

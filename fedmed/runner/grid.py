@@ -6,6 +6,7 @@ nodes have the ids of every other engine, and replies come back in the order of 
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from flwr.app import ArrayRecord, Error, Message, RecordDict
@@ -17,6 +18,7 @@ from fedmed.faults import LATE
 from fedmed.metrics import Floats
 from fedmed.runner.engine import Engine
 from fedmed.runner.local import SHARD
+from fedmed.runner.waiting import Waiting
 from fedmed.workplace import Workplace
 
 POLL = 0.05  # seconds between two looks for replies
@@ -59,7 +61,8 @@ class GridEngine(Engine):
         messages = sorted(messages, key=lambda m: m.metadata.dst_node_id)
         sent = [self._addressed(message, timeout) for message in messages]
         until = None if timeout is None else time.monotonic() + timeout
-        replies = exchange(self._grid, sent, until, self._check)
+        clients = [self.client_of(message.metadata.dst_node_id) for message in messages]
+        replies = exchange(self._grid, sent, until, self._check, partial(self._waiting, clients))
         del sent
         for message, answer in zip(messages, replies, strict=True):
             yield self._reply(message, answer)
@@ -69,6 +72,9 @@ class GridEngine(Engine):
         self._here.receive(arrays)
         starts = range(0, len(self._here.examples("test")), SHARD)
         return np.concatenate([self._here.score(i, i + SHARD) for i in starts])
+
+    def _waiting(self, clients: Sequence[int], place: int) -> Waiting:
+        return Waiting(f"client {clients[place]}", self.say)
 
     def _addressed(self, message: Message, timeout: float | None) -> Message:
         """Return the message as it goes to the client's own node, with its brief."""
@@ -90,6 +96,7 @@ def exchange(
     messages: Sequence[Message],
     until: float | None,
     check: Callable[[], None] = lambda: None,
+    waiting_for: Callable[[int], Waiting] | None = None,
 ) -> Iterator[Message | None]:
     """Send messages and yield the reply to each, in their order, as soon as it is there.
 
@@ -98,6 +105,7 @@ def exchange(
         messages: of any kind, to any node.
         until: the monotonic time after which None is yielded for what has not come.
         check: called while waiting; raises if no reply can come any more.
+        waiting_for: gives what is said while the reply to the n-th message is waited for.
 
     Raises:
         FedmedError: if a message cannot be delivered.
@@ -106,16 +114,19 @@ def exchange(
         raise FedmedError("Flower could not deliver a message: a node has left the federation")
     ids = [message.metadata.message_id for message in messages]
     del messages
-    waiting = set(ids)
+    unanswered = set(ids)
     arrived: dict[str, Message] = {}
-    for id_ in ids:
+    for place, id_ in enumerate(ids):
+        waiting = waiting_for(place) if waiting_for else None
         while id_ not in arrived and (until is None or time.monotonic() < until):
             check()
-            new = {r.metadata.reply_to_message_id: r for r in grid.pull_messages(waiting)}
+            new = {r.metadata.reply_to_message_id: r for r in grid.pull_messages(unanswered)}
             arrived |= new
-            waiting.difference_update(new)  # asked again, Flower would answer that it has none
+            unanswered.difference_update(new)  # asked again, Flower would answer that it has none
             if not new:
                 time.sleep(POLL)
+            if waiting:
+                waiting.go_on()
         yield arrived.pop(id_, None)
 
 

@@ -26,6 +26,7 @@ from fedmed.metrics import Floats
 from fedmed.runner import worker
 from fedmed.runner.engine import Engine
 from fedmed.runner.pool import Inline, Pool, Result, WorkerDied, Workers
+from fedmed.runner.waiting import Waiting
 from fedmed.runner.worker import Order, RunConfig
 from fedmed.workplace import device
 
@@ -57,7 +58,9 @@ class LocalEngine(Engine):
         self._contents = 0
         n = workers(runner)
         self._pool: Pool = (
-            Workers(n, partial(worker.start, runner.deterministic)) if n else Inline()
+            Workers(n, partial(worker.start, runner.deterministic), lambda text: self.say(text))
+            if n
+            else Inline()
         )
         self._ahead = AHEAD * max(n, 1)
         flower.host()
@@ -105,7 +108,8 @@ class LocalEngine(Engine):
             file, told = files[id(content)], self._run_config
             shards = [self._pool.submit(worker.score, file, i, i + SHARD, told) for i in starts]
             try:
-                return np.concatenate([shard.result() for shard in shards])
+                waiting = Waiting("the scores of the test images", self.say)
+                return np.concatenate([self._pool.wait(one, None, waiting) for one in shards])
             except WorkerDied:
                 raise FedmedError(f"scoring the test images: {DEAD}") from None
 
@@ -148,7 +152,9 @@ class LocalEngine(Engine):
 
     def _reply(self, message: Message, order: Order, result: Result, end: float | None) -> Message:
         try:
-            failure = result.result(None if end is None else max(end - time.monotonic(), 0))
+            left = None if end is None else max(end - time.monotonic(), 0)
+            client = self.client_of(message.metadata.dst_node_id)
+            failure = self._pool.wait(result, left, Waiting(f"client {client}", self.say))
         except TimeoutError:
             self._pool.abandon(result)
             return Message(Error(LATE, "no answer in time"), reply_to=message)

@@ -5,6 +5,7 @@ thread hands out the work, so that no worker waits while this process averages. 
 work is done here, when its result is asked for.
 """
 
+import logging
 import threading
 import time
 import traceback
@@ -15,10 +16,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Protocol
 
 from fedmed.errors import FedmedError
 from fedmed.processes import context
+from fedmed.runner.waiting import Waiting
+
+log = logging.getLogger(__name__)
+
+LOOK = 1.0  # seconds between two looks at processes that are waited for
+SAID, GONE = 5, 300  # looks after which a stopped process is told of, and counts as dead
+STOPPED = ("T", "t")
 
 
 class WorkerDied(Exception):
@@ -38,6 +47,9 @@ class Pool(Protocol):
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Result:
         """Have ``function(*arguments)`` called."""
 
+    def wait(self, result: Any, timeout: float | None, waiting: Waiting) -> Any:
+        """Return a result as it does itself; say in ``waiting`` that it is waited for."""
+
     def abandon(self, result: Any) -> None:
         """Give a task up, whatever it takes."""
 
@@ -51,9 +63,13 @@ class Workers:
     Args:
         n: how many.
         start: called in each of them with its number, before its first task.
+        say: called with a line for a person, when a process is stopped (SIGSTOP).
     """
 
-    def __init__(self, n: int, start: Callable[[int], None]) -> None:
+    def __init__(
+        self, n: int, start: Callable[[int], None], say: Callable[[str], None] = log.warning
+    ) -> None:
+        self._say = say
         self._woken, self._wake = context().Pipe(duplex=False)
         self._tasks: deque[_Task] = deque()
         self._lock = threading.Lock()  # on who is at what
@@ -67,6 +83,24 @@ class Workers:
         self._tasks.append(task)
         self._wake.send(None)
         return task.result
+
+    def wait(self, result: "Future[Any]", timeout: float | None, waiting: Waiting) -> Any:
+        """Return a result; look at the processes while it is not there.
+
+        One that is stopped is told of, and counts as dead when it does not go on. Slow ones are
+        waited for, whatever they take.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = LOOK if end is None else min(LOOK, max(end - time.monotonic(), 0))
+            try:
+                return result.result(left)
+            except TimeoutError:
+                if end is not None and time.monotonic() >= end:
+                    raise
+            for worker in self._team:
+                worker.look(self._say)
+            waiting.go_on()
 
     def abandon(self, result: "Future[Any]") -> None:
         """Forget a task that waits; end the process that is at it, which a new one replaces."""
@@ -88,13 +122,15 @@ class Workers:
         while self._open:
             with self._lock:
                 self._hand_out()
-            pipes = {worker.pipe: worker for worker in self._team if worker.pipe}
-            heard = connection.wait([self._woken, *pipes])
+            living = [worker for worker in self._team if worker.pipe]
+            ends = [end for worker in living for end in (worker.pipe, worker.sentinel) if end]
+            heard = connection.wait([self._woken, *ends])
             if self._woken in heard:
                 self._woken.recv()
             with self._lock:
-                for pipe in pipes.keys() & heard:
-                    pipes[pipe].hear()
+                for worker in living:
+                    if worker.pipe in heard or worker.sentinel in heard:
+                        worker.hear()
 
     def _hand_out(self) -> None:
         for worker in self._team:
@@ -109,6 +145,10 @@ class Inline:
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Deferred":  # noqa: D102
         return Deferred(function, arguments)
+
+    def wait(self, result: "Deferred", timeout: float | None, waiting: Waiting) -> Any:
+        """Return what the call returns."""
+        return result.result(timeout)
 
     def abandon(self, result: "Deferred") -> None:
         """Do nothing: what is not asked for is not begun."""
@@ -158,6 +198,7 @@ class _Worker:
         self._arguments = index, start
         self.task: _Task | None = None
         self.pipe: Connection | None = None
+        self._stopped = 0  # how often it was looked at and stopped, without going on
         self._begin()
 
     def give(self, task: _Task) -> None:
@@ -173,8 +214,10 @@ class _Worker:
         """Take in a result, or the process's death."""
         assert self.pipe
         try:
+            if not self.pipe.poll():
+                raise EOFError  # it has ended, though another process may hold its pipe
             done, value = self.pipe.recv()
-        except (EOFError, ConnectionError):
+        except Exception:  # it has ended, or what it says makes no sense
             self.kill()
             self.pipe.close()
             self.pipe = None
@@ -184,6 +227,23 @@ class _Worker:
             task.result.set_result(value)
         elif task:
             task.result.set_exception(value)
+
+    @property
+    def sentinel(self) -> int:
+        """What is ready to be read once the process has ended."""
+        return self._process.sentinel
+
+    def look(self, say: Callable[[str], None]) -> None:
+        """Tell of a process that is stopped, and end one that does not go on."""
+        state = _state(self._process.pid)
+        self._stopped = self._stopped + 1 if state in STOPPED else 0
+        if self._stopped == SAID:
+            say(
+                f"worker process {self._process.pid} is stopped (by SIGSTOP or a debugger): kill "
+                f"-CONT {self._process.pid} lets it go on, or it counts as dead in {GONE:g} s"
+            )
+        if self._stopped == GONE:
+            self._process.kill()
 
     def kill(self) -> None:
         """End the process."""
@@ -197,7 +257,16 @@ class _Worker:
             target=_work, args=(theirs, *self._arguments), daemon=True
         )
         self._process.start()
+        self._stopped = 0
         theirs.close()
+
+
+def _state(process: int | None) -> str:
+    """Return the letter of a process's state, as ps shows it; nothing where that is not known."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
 def _work(parent: Connection, index: int, start: Callable[[int], None]) -> None:

@@ -62,9 +62,9 @@ def play(order: Order) -> str | None:
     context = Context(1, order.node, {}, RecordDict(), {})
     try:
         reply = app(Message(content, order.node, order.message_type), context)
+        trees.save(reply.content, order.reply, durable=False)
     except Exception:
         return traceback.format_exc()
-    trees.save(reply.content, order.reply, durable=False)
     return None
 
 

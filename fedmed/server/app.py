@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmed import config as cfg
 from fedmed.console import Console
 from fedmed.experiment import run
+from fedmed.texts import LogFormatter
 
 app = ServerApp()
 
@@ -34,7 +35,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def _log_to(file: Path) -> None:
     handler = logging.FileHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("fedmed")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

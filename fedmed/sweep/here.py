@@ -13,7 +13,6 @@ from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 
 from omegaconf import DictConfig
-from rich.markup import escape
 
 from fedmed import config as cfg
 from fedmed import store
@@ -50,7 +49,7 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
             while waiting and free:
                 cell = waiting.popleft()
                 if cell.state() == "running" or (cell.state() == "done" and not cell.force):
-                    console.say(f"left to another process: {escape(str(cell))}")
+                    console.say(f"left to another process: {cell}")
                     continue
                 slot = free.pop(0)
                 process = _start([*cell.overrides, *share], cell, slot)
@@ -60,7 +59,7 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
                 process, cell, slot = running.pop(sentinel)  # type: ignore[arg-type]
                 process.join()
                 free.append(slot)
-                console.say(f"{cell.state()}: {escape(str(cell))}")
+                console.say(f"{cell.state()}: {cell}")
     finally:
         for process, _, _ in running.values():
             process.terminate()

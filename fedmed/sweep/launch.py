@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.markup import escape
-
 from fedmed import config as cfg
 from fedmed.console import Console
 from fedmed.errors import ConfigError
@@ -48,9 +46,9 @@ def sweep(arguments: Sequence[str]) -> int:
 def _is_to_do(cell: Cell, console: Console) -> bool:
     state = cell.state()
     if state == "done" and not cell.force:
-        console.say(f"done already: {escape(str(cell))}")
+        console.say(f"done already: {cell}")
     elif state == "running":
-        console.say(f"skipped, as another process is running it: {escape(str(cell))}")
+        console.say(f"skipped, as another process is running it: {cell}")
     else:
         return True
     return False
@@ -60,8 +58,8 @@ def _report(grid: Grid, console: Console) -> int:
     states = {cell: cell.state() for cell in grid.cells}
     broken = [cell for cell, state in states.items() if state not in ("done", "running")]
     for cell in broken:
-        console.say(f"\n[bold red]{states[cell]}: {escape(str(cell))}")
-        console.say(escape(_last_lines(cell.folder / "run.log")))
+        console.say(f"\n{states[cell]}: {cell}", "bold red")
+        console.say(_last_lines(cell.folder / "run.log"))
     counts = [f"{list(states.values()).count(s)} {s}" for s in dict.fromkeys(states.values())]
     again = "; the same command goes on with what is not done" if broken else ""
     console.say(f"\n{grid.name}: {', '.join(counts)}{again}")

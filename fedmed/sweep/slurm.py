@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
 
 from fedmed.console import Console
 from fedmed.errors import FedmedError
@@ -79,7 +78,7 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
             queued = in_queue()
             for cell in [cell for cell in waiting if job_of(cell) not in queued]:
                 waiting.remove(cell)
-                console.say(f"{cell.state()}: {escape(str(cell))}")
+                console.say(f"{cell.state()}: {cell}")
             console.show("cells", len(cells) - len(waiting), len(cells))
             time.sleep(POLL if waiting else 0)
     except KeyboardInterrupt:

@@ -98,7 +98,7 @@ def server_seconds(folder: Path, replies: int = 10) -> float:
     flower.host()
     arrays = models.to_record(models.arrays_of(DenseNet121(2, 1, 14)))
     sent = RecordDict({"arrays": arrays})
-    values = MetricRecord({"weight": 1.0})
+    values = MetricRecord({"num-examples": 1, "weight": 1.0})
     trees.save(RecordDict({"arrays": arrays, "metrics": values}), folder / "reply", False)
 
     def answers() -> Any:
