@@ -70,6 +70,7 @@ def run(
     with here.locked():
         summary = _earlier(config, overrides, here)
         if summary and summary["status"] == "finished":
+            _check_ledger(config, here)
             for name in summary.get("files", ()):
                 here.check(name)
             console.say(f"{folder} is finished; force=true runs it again")
@@ -107,6 +108,7 @@ def _earlier(config: Config, overrides: Sequence[str], here: RunDirectory) -> di
         FedmedError: if what it holds is of another configuration, naming what differs.
     """
     if config.force:
+        _check_ledger(config, here)
         here.clear()
         return None
     summary = here.summary()
@@ -151,7 +153,7 @@ def _run(
     fresh = Checkpoint(bound, models.arrays_of(network, parameters_only))
     state = _resume(here, fresh, identity.surroundings(config), console)
     here.write_configuration(cfg.record(overrides))
-    ledger, spending = _accounts(config, strategy, data, here)
+    ledger, spending = _accounts(config, strategy, data, state, here)
     for caveat in ledger.caveats if ledger else ():
         console.say(caveat, "red")
     sizes = data.clients["train_images"].tolist()
@@ -196,9 +198,13 @@ def _run(
 
 
 def _accounts(
-    config: Config, strategy: Strategy, data: Data, here: RunDirectory
+    config: Config, strategy: Strategy, data: Data, state: Checkpoint, here: RunDirectory
 ) -> tuple[Ledger | None, Spending | None]:
-    """Return the ledger of a run that releases anything privately, and who pays in it."""
+    """Return the ledger of a run that releases anything privately, and who pays in it.
+
+    Raises:
+        FedmedError: if the ledger of a run that has begun is gone, or another's, or damaged.
+    """
     dataset, images = data.dataset, data.store.table
     of_pixels = pixel_releases(dataset, images, data.assigned) if dataset else []
     deltas = guarantees(config, strategy, of_pixels)
@@ -206,13 +212,25 @@ def _accounts(
         return None, None
     of_images = pixel_assumptions(dataset, images["image"]) if dataset else ()
     stated = (*of_images, *assumptions(config, strategy))
+    if state.round and not here.ledger.exists():
+        raise _ledger_gone(here)
     said = caveats(deltas, _protected(config, strategy, data))
-    ledger = Ledger.open(here.ledger, deltas, stated, config.repeatable, said)
+    ledger = Ledger.open(
+        here.ledger,
+        deltas,
+        stated,
+        config.repeatable,
+        said,
+        config_sha256=config.sha256,
+        basis=identity.basis(state.data, state.surroundings[-1]),
+    )
+    if not state.round:
+        ledger.begin_anew()
     spending = None
     if isinstance(config.privacy, DPSGD):
-        spending = Spending(config, data.units(config.privacy.unit), ledger)
-    if not ledger.events:  # made once, before all rounds
-        ledger.record(*of_pixels)
+        units = data.units(config.privacy.unit)
+        spending = Spending(config, units, ledger, begins=not state.round)
+    ledger.record_lasting(data.hashes["data_sha256"], *of_pixels)
     return ledger, spending
 
 
@@ -243,6 +261,23 @@ def _terms(config: Config, data: Data) -> dict[str, Terms]:
         ),
         "val": Terms(validated, weighting, VALIDATED),
     }
+
+
+def _check_ledger(config: Config, here: RunDirectory) -> None:
+    """Refuse to go by what was spent, or to begin anew over it, where that is not known."""
+    Ledger.check(here.ledger, config.sha256)
+    spent: Any = None
+    with suppress(FedmedError):  # a damaged summary tells nothing
+        spent = (here.summary() or {}).get("privacy", {}).get("unit")
+    if spent and not here.ledger.exists():
+        raise _ledger_gone(here)
+
+
+def _ledger_gone(here: RunDirectory) -> FedmedError:
+    return FedmedError(
+        f"{here.ledger}: is gone, and with it what the run has spent; put back a copy of it, or "
+        "name another hydra.run.dir and count what was released from here as well"
+    )
 
 
 def _told(overrides: Sequence[str], data: Data, here: RunDirectory) -> dict[str, str]:

@@ -96,6 +96,17 @@ def surroundings(config: "Config") -> dict[str, str]:
     return found
 
 
+def basis(hashes: Mapping[str, str], around: Mapping[str, str]) -> str:
+    """Return a hash of all that a release is made from, but for noise that does not repeat.
+
+    Args:
+        hashes: of configuration, data and partition.
+        around: see :func:`surroundings`.
+    """
+    text = json.dumps([dict(hashes), dict(around)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Say what of the surroundings is not as it was; nothing if all is."""
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]

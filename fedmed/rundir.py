@@ -44,7 +44,16 @@ RESULTS = (
     "checkpoint/model.safetensors",
 )
 #: What outlives a run that is begun anew: who has it, what it said, and what privacy was spent.
-_KEPT = {".hydra", ".lock", "run.log", "slurm_job", "ledger.json"}
+_KEPT = {
+    ".hydra",
+    ".lock",
+    "run.log",
+    "slurm_job",
+    "ledger.json",
+    "release.json",
+    "label_counts.csv",
+    "label_counts.png",
+}
 
 
 class RunDirectory:

@@ -20,6 +20,7 @@ from scipy import optimize, stats
 
 from fedmed.config import compose
 from fedmed.console import _guarantee
+from fedmed.errors import ConfigError, FedmedError
 from fedmed.privacy import Event, Ledger, epsilon
 from fedmed.privacy.accounting import PRV, RENYI, cross_checks, noise_for
 from fedmed.privacy.assumptions import caveats
@@ -301,3 +302,84 @@ def test_gaussian_closed_form_with_steps() -> None:
     exact = optimize.brentq(lambda e: delta(e, 3 / math.sqrt(20)) - DELTA, 1e-6, 100)
     event = Event(1, "patient", 3.0, 1.0, client=0, steps=20)
     assert epsilon([event], DELTA) == pytest.approx(exact, rel=1e-3)
+
+
+SEEDED = (*TINY, *DP, "privacy.noise_multiplier=1", "rounds=1", "dataset.patients=60")
+SECURE = (*SEEDED, "privacy.secure_noise=true")
+
+
+@pytest.mark.parametrize(
+    ("config", "times"), [(SEEDED, 1), (SECURE, 2)], ids=["seeded", "from the system"]
+)
+def test_force_does_not_give_back_what_was_spent(
+    config: tuple[str, ...], times: int, launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Run anew, the same release counts once, and another one is added to the first."""
+    first = launch(*config)["privacy"]
+    again = launch(*config, "force=true")["privacy"]
+    assert again["releases"] == times * first["releases"]
+    for client, spent in again["per_client"].items():
+        kept = json.loads((tmp_path / "run" / "ledger.json").read_text())["events"]
+        mine = [Event(**e) for e in kept if e["client"] == int(client)]
+        assert spent == epsilon(mine, DELTA)
+        assert (spent > first["per_client"][client]) == (times > 1)
+
+
+def test_what_is_not_the_same_release_counts_again(tmp_path: Path) -> None:
+    """Round 1 from other code or on another machine; round 2 for the first time; pixels once."""
+    path, deltas = tmp_path / "ledger.json", {"patient": DELTA, "content": 0.0}
+    one, two = (Event(r, "patient", 1.0, 1.0, client=0) for r in (1, 2))
+    pixels = Event(0, "content", 1.0, 1.0, mechanism="laplace", client=0)
+    counted = []
+    for basis, events in (("a", [one]), ("a", [one]), ("b", [one, two]), ("a", [one, two])):
+        ledger = Ledger.open(path, deltas, config_sha256="c", basis=basis)
+        assert ledger.holds(one) == (bool(counted) and basis == "a")
+        ledger.record_lasting("d", pixels)
+        ledger.record(*events)
+        counted.append(len(ledger.of_client("patient", 0)))
+        assert len(ledger.of_client("content", 0)) == 1
+    assert counted == [1, 1, 3, 4]
+
+
+def test_a_budget_that_earlier_attempts_spent_is_spent(
+    launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    config = (*SECURE, "privacy.epsilon=3", "privacy.noise_multiplier=null")
+    first = launch(*config)["privacy"]["epsilon"]
+    with pytest.raises(ConfigError, match="earlier attempts at this run have spent"):
+        launch(*config, "force=true")
+    events = json.loads((tmp_path / "run" / "ledger.json").read_text())["events"]
+    spent = [epsilon([Event(**e) for e in events if e["client"] == c], DELTA) for c in range(4)]
+    assert max(spent) == first
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone", "another's"])
+def test_a_ledger_that_cannot_be_believed_ends_the_run(
+    harm: str, launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Nor does force=true get past it; moved with its directory, the ledger is the run's."""
+    launch(*SEEDED)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    ledger = moved / "ledger.json"
+    text = ledger.read_text()
+    assert launch(*SEEDED, folder=moved)["status"] == "finished"
+    if harm == "another's":
+        with pytest.raises(FedmedError, match="a run of another configuration has spent"):
+            launch(*SEEDED, "client.lr=0.01", "force=true", folder=moved)
+        assert ledger.read_text() == text
+        return
+    if harm == "gone":
+        ledger.unlink()
+    else:
+        at = text.index("noise_multiplier") + len('noise_multiplier": ')
+        ledger.write_text(text[:at] + "9" + text[at + 1 :] if harm == "flipped" else text[:at])
+    told = f"ledger.json: is {'gone' if harm == 'gone' else 'damaged'}"
+    with pytest.raises(FedmedError, match=told):
+        launch(*SEEDED, folder=moved)
+    (moved / "summary.json").unlink()  # as if cut off before its end
+    with pytest.raises(FedmedError, match=told):
+        launch(*SEEDED, folder=moved)
+    if harm != "gone":
+        with pytest.raises(FedmedError, match="is damaged"):
+            launch(*SEEDED, "force=true", folder=moved)
+        assert (moved / "checkpoint").exists()

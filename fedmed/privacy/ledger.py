@@ -1,10 +1,12 @@
 """The ledger: every noisy release of a run, and the privacy loss that they add up to.
 
-An event is written before its noisy result is used, so a crash can only count too much. A round
-that is run again with the same seeded noise is the same release and counts once; with noise from
-the operating system it is another release, and counts again.
+An event is written before its noisy result is used, so a crash can only count too much. A release
+that is made again from the same seeded noise, configuration, data, code and machine is the same one
+and counts once. What cannot be shown to be the same counts again: noise from the operating system,
+other code, another processor. Nothing that begins a run anew makes a ledger forget.
 """
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -13,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedmed.errors import FedmedError
 from fedmed.privacy.accounting import ACCOUNTANT, PURE, cross_checks, epsilon
 from fedmed.privacy.events import Event, Unit
 from fedmed.trees import write_atomically
@@ -31,8 +34,11 @@ class Ledger:
         assumptions: what the guarantee rests on, a sentence each.
         caveats: what makes the guarantee less than it seems, a sentence each.
         repeatable: whether a round that is run again draws the same noise again.
-        events: the releases so far, by round.
+        events: the releases so far, in their order.
         stopped: the round from which on a client contributes no more, its budget being spent.
+        config_sha256: of the run's configuration.
+        basis: a hash of all that its releases are made from.
+        made_from: the basis of each event.
     """
 
     path: Path
@@ -42,6 +48,9 @@ class Ledger:
     caveats: tuple[str, ...] = ()
     events: list[Event] = field(default_factory=list)
     stopped: dict[int, int] = field(default_factory=dict)
+    config_sha256: str = ""
+    basis: str = ""
+    made_from: list[str] = field(default_factory=list)
 
     @classmethod
     def open(
@@ -51,24 +60,73 @@ class Ledger:
         assumptions: tuple[str, ...] = (),
         repeatable: bool = True,
         caveats: tuple[str, ...] = (),
+        config_sha256: str = "",
+        basis: str = "",
     ) -> "Ledger":
-        """Return the ledger kept at ``path``, or an empty one."""
-        kept = json.loads(path.read_text()) if path.exists() else {"events": [], "stopped": {}}
-        events = [Event(**event) for event in kept["events"]]
-        stopped = {int(client): round_ for client, round_ in kept["stopped"].items()}
-        return cls(path, deltas, assumptions, repeatable, caveats, events, stopped)
+        """Return the ledger kept at ``path``, or an empty one.
+
+        Raises:
+            FedmedError: if it is damaged, or is another configuration's.
+        """
+        kept = _kept(path, config_sha256)
+        ledger = cls(
+            path,
+            deltas,
+            assumptions,
+            repeatable,
+            caveats,
+            [Event(**event) for event in kept["events"]],
+            {int(client): round_ for client, round_ in kept["stopped"].items()},
+            config_sha256,
+            basis,
+            list(kept["made_from"]),
+        )
+        ledger._write()
+        return ledger
+
+    @staticmethod
+    def check(path: Path, config_sha256: str) -> None:
+        """Refuse to begin a run anew over what was spent and would not be known of.
+
+        Raises:
+            FedmedError: if the ledger at ``path`` is damaged, or is another configuration's.
+        """
+        _kept(path, config_sha256)
 
     def record(self, *events: Event) -> None:
         """Put the events on the disk; a release that is repeated to the bit changes nothing."""
+        self._record(events, self.basis, self.repeatable)
+
+    def record_lasting(self, data_sha256: str, *events: Event) -> None:
+        """Put releases on the disk that were made once, before the run, and are part of its data.
+
+        Args:
+            data_sha256: what was released.
+            events: how.
+        """
+        self._record(events, data_sha256, True)
+
+    def begin_anew(self) -> None:
+        """Forget who stopped, as the rounds begin with the first; what was spent stays spent."""
+        self.stopped.clear()
+        self._write()
+
+    def holds(self, event: Event) -> bool:
+        """Return whether a release is here already, and making it again is no other one."""
+        return self.repeatable and event in self._made_from(self.basis)
+
+    def _record(self, events: Sequence[Event], basis: str, repeatable: bool) -> None:
+        same = self._made_from(basis) if repeatable else set[Event]()
         attempts = Counter(replace(event, attempt=0) for event in self.events)
-        new = [
-            replace(event, attempt=attempts[event])
-            for event in events
-            if not (self.repeatable and attempts[event])
-        ]
+        new = [replace(e, attempt=attempts[e]) for e in events if e not in same]
         if new:
             self.events += new
+            self.made_from += [basis] * len(new)
             self._write()
+
+    def _made_from(self, basis: str) -> set[Event]:
+        made = zip(self.events, self.made_from, strict=True)
+        return {replace(event, attempt=0) for event, its in made if its == basis}
 
     def stop(self, client: int, round_: int) -> None:
         """Note that a client contributes no more, from a round on."""
@@ -161,9 +219,44 @@ class Ledger:
             "caveats": list(self.caveats),
             "assumptions": list(self.assumptions),
             "stopped": self.stopped,
+            "config_sha256": self.config_sha256,
+            "made_from": self.made_from,
             "events": [asdict(event) for event in self.events],
         }
+        content["sha256"] = _digest(content)
         write_atomically(self.path, lambda new: new.write_text(json.dumps(content, indent=1)))
+
+
+def _kept(path: Path, config_sha256: str) -> dict[str, Any]:
+    """Return what a ledger's file holds, checked; an empty one's content if there is none."""
+    if not path.exists():
+        return {"events": [], "stopped": {}, "made_from": []}
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text())
+        written = kept.pop("sha256", None)
+        of, count = kept.get("config_sha256", config_sha256), len(kept["events"])
+        kept.setdefault("made_from", [""] * count)
+        _ = [Event(**event) for event in kept["events"]], kept["stopped"].items()
+        whole = written in (None, _digest(kept)) and len(kept["made_from"]) == count
+    except (ValueError, LookupError, TypeError, AttributeError, OSError):
+        whole, of, count = False, "", 0
+    if not whole:
+        raise FedmedError(
+            f"{path}: is damaged, and with it what this run has spent; put back a copy of it, or "
+            "name another hydra.run.dir and count what was released from here as well"
+        )
+    if count and of != config_sha256:
+        raise FedmedError(
+            f"{path}: tells what a run of another configuration has spent, which no other run may "
+            "delete; name another hydra.run.dir"
+        )
+    return kept
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Return a hash of a ledger's content, as it is written and as it is read."""
+    plain = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _number(value: float | None) -> float | str | None:

@@ -58,12 +58,15 @@ class Spending:
         config: of a run with ``privacy=dpsgd``.
         units: how many patients or images each client trains on.
         ledger: where the releases are written.
+        begins: whether the first round is still to come.
 
     Raises:
-        ConfigError: if no client can pay for a single round.
+        ConfigError: if it is, and no client can pay for it.
     """
 
-    def __init__(self, config: Config, units: Sequence[int], ledger: Ledger) -> None:
+    def __init__(
+        self, config: Config, units: Sequence[int], ledger: Ledger, begins: bool = True
+    ) -> None:
         privacy = config.privacy
         assert isinstance(privacy, DPSGD)
         self.plan = planned(config, units)
@@ -71,7 +74,12 @@ class Spending:
         self._delta = privacy.delta
         unbounded = privacy.epsilon is None or privacy.noise_for == "epochs"
         self._budget = math.inf if unbounded else cast(float, privacy.epsilon)
-        if not ledger.events and self.exhausted(1):
+        if begins and self.exhausted(1):
+            if any(self._before(client) for client in range(len(self.plan))):
+                raise ConfigError(
+                    f"privacy.epsilon: earlier attempts at this run have spent what there was, and "
+                    f"{ledger.path} keeps it; the budget is {self._budget:g}"
+                )
             least = min(epsilon([event], privacy.delta) for event in self.plan)
             raise ConfigError(
                 f"privacy.epsilon: one round spends {least:.3g} or more, the budget is "
@@ -100,11 +108,12 @@ class Spending:
 
     def _affords(self, client: int, round_: int) -> bool:
         release = self._release(client, round_)
-        if self.ledger.repeatable and release in self.ledger.events:
+        if self.ledger.holds(release):
             return True  # a round run again after a crash is paid for
         if math.isinf(self._budget):
             return True
-        before = self.ledger.of_client(release.unit, None) + self.ledger.of_client(
-            release.unit, client
-        )
-        return epsilon([*before, release], self._delta) <= self._budget
+        return epsilon([*self._before(client), release], self._delta) <= self._budget
+
+    def _before(self, client: int) -> list[Event]:
+        unit = self.plan[client].unit
+        return self.ledger.of_client(unit, None) + self.ledger.of_client(unit, client)
