@@ -1,11 +1,15 @@
 """Rows of a store as a network sees them, and its scores on them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+BLOCK = 1024  # rows read at once
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,13 @@ class Examples:
         if images.is_floating_point():
             return images, labels
         return images.unsqueeze(1).float().div_(127.5).sub_(1.0), labels
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield pixels or features, and labels, of all rows in their order, some at a time."""
+        for i in range(0, len(self.rows), BLOCK):
+            rows = self.rows[i : i + BLOCK]
+            yield self.pixels[rows]
+            yield self.labels[rows]
 
     def _resident(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the pixels and labels of all rows, moved to the device once and as they are."""

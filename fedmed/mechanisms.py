@@ -6,18 +6,23 @@ sets, not only for the one at hand, the query's values differ by at most that mu
 from how the query is made (clipped, bounded, counted), never from looking at the data: a
 sensitivity that is estimated from the data is itself a leak, and is wrong for the data not seen.
 
-Noise comes from the generator that is given: whoever knows its seed can subtract it. It is
+Noise comes from the generator that is given: whoever knows its seed can subtract it. It is keyed by
+the mechanism and all of its arguments as well, so that a generator which is made again for another
+value or another ε gives other noise: with the same, the two would add up to the value. It is
 floating-point noise, whose last bits can betray the value (Mironov 2012); for integers
 :func:`geometric` has no such bits.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
+
+from fedmed.seeding import fingerprint
 
 Floats = NDArray[np.float64]
 
@@ -39,6 +44,7 @@ def laplace(
     """
     _check(sensitivity=sensitivity, epsilon=epsilon)
     value = np.asarray(value, np.float64)
+    rng = _keyed(rng, "laplace", value, sensitivity, epsilon)
     return value + rng.laplace(0.0, sensitivity / epsilon, value.shape)
 
 
@@ -60,6 +66,7 @@ def geometric(
     """
     _check(sensitivity=sensitivity, epsilon=epsilon)
     counts = np.asarray(counts, np.int64)
+    rng = _keyed(rng, "geometric", counts, sensitivity, epsilon)
     stop = -math.expm1(-epsilon / sensitivity)
     return counts + rng.geometric(stop, counts.shape) - rng.geometric(stop, counts.shape)
 
@@ -81,6 +88,7 @@ def gaussian(
         ValueError: if an argument is out of its range.
     """
     value = np.asarray(value, np.float64)
+    rng = _keyed(rng, "gaussian", value, sensitivity, epsilon, delta)
     return value + rng.normal(0.0, gaussian_deviation(epsilon, delta, sensitivity), value.shape)
 
 
@@ -146,6 +154,7 @@ def exponential(
         ValueError: if an argument is out of its range or a utility is not finite.
     """
     scaled = _scaled(utilities, sensitivity, epsilon, monotonic)
+    rng = _keyed(rng, "exponential", scaled, sensitivity, epsilon)
     return int(np.argmax(scaled + rng.gumbel(size=scaled.shape)))  # the Gumbel-max trick
 
 
@@ -162,6 +171,7 @@ def report_noisy_max(
     never below that of :func:`exponential`. Arguments and errors as there.
     """
     scaled = _scaled(utilities, sensitivity, epsilon, monotonic)
+    rng = _keyed(rng, "permute and flip", scaled, sensitivity, epsilon)
     return int(np.argmax(scaled + rng.exponential(size=scaled.shape)))
 
 
@@ -173,6 +183,14 @@ def _scaled(
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError("utilities must be a row of at least one number, all of them finite")
     return values * (epsilon / (sensitivity if monotonic else 2 * sensitivity))
+
+
+def _keyed(
+    rng: np.random.Generator, mechanism: str, value: NDArray[Any], *arguments: float
+) -> np.random.Generator:
+    """Return a generator that a draw from ``rng`` decides, and all that is released."""
+    key = fingerprint(rng.bytes(32), mechanism, value, [float(one) for one in arguments])
+    return np.random.default_rng(int(key, 16))
 
 
 def _check(**positive: float) -> None:

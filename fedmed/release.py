@@ -23,7 +23,7 @@ from fedmed.config import Config
 from fedmed.errors import ConfigError
 from fedmed.mechanisms import geometric, laplace, report_noisy_max
 from fedmed.pixels import fit
-from fedmed.seeding import generator
+from fedmed.seeding import fingerprint, generator
 from fedmed.table import Dataset, Hidden, Origin, labels
 
 WHITE = 255
@@ -104,8 +104,9 @@ class Released(Dataset):
     def read(self, image: str) -> NDArray[np.uint8]:
         """Return an image as it is released, size×size. Raises UnreadableImage."""
         fitted = fit(self.of.read(image), self.size, self.aspect)
-        # Two releases of an image with the same draws and other scales would add up to the image.
-        key = (self.card.title, image, self.size, repr(self._noise()))
+        # Two releases with the same draws and other scales, or of a file that has been edited in
+        # between, would add up to the image or to what has changed in it.
+        key = (self.card.title, image, self.size, repr(self._noise()), fingerprint(fitted))
         rng = generator(self.seed, "release", *key)
         return pixelate(fitted, self.block, self.epsilon, rng, self.pixels or self.size**2)
 
@@ -161,7 +162,7 @@ def patient_counts(
         assigned: columns ``patient`` and ``client``; -1, the test patients, are not counted.
         targets: the columns that are counted.
         epsilon: of the whole table.
-        seed: of the noise.
+        seed: of the noise, which is that of these patients, labels and clients alone.
 
     Returns:
         One row a client: ``client``, ``patients`` and each target, whole numbers from 0.
@@ -171,9 +172,12 @@ def patient_counts(
     positive = rows.groupby("patient").any().assign(**{PATIENTS: True})
     of_patient = assigned[assigned["client"] >= 0].set_index("patient")["client"]
     columns = [PATIENTS, *targets]
-    counts = positive.join(of_patient, how="inner").groupby("client")[columns].sum()
+    counted = positive.join(of_patient, how="inner").sort_index()
+    counts = counted.groupby("client")[columns].sum()
     counts = counts.reindex(range(int(assigned["client"].max()) + 1), fill_value=0)
-    noisy = geometric(counts.to_numpy(), len(columns), epsilon, generator(seed, "label counts"))
+    who = (counted.index.astype(str), counted["client"].to_numpy(), counted[columns].to_numpy(bool))
+    rng = generator(seed, "label counts", fingerprint(*who, columns))
+    noisy = geometric(counts.to_numpy(), len(columns), epsilon, rng)
     released = pd.DataFrame(noisy.clip(min=0), columns=columns)  # to cut what is impossible is free
     return released.rename_axis("client").reset_index()
 

@@ -22,10 +22,11 @@ from fedmed.fold import aggregation_of, fold
 from fedmed.metrics import Floats
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Ledger, PrivateStrategy
+from fedmed.privacy.events import RELEASE
 from fedmed.privacy.spending import NOISE, Spending
 from fedmed.replies import WEIGHT, Terms
 from fedmed.runner.engine import Engine
-from fedmed.seeding import seeded_globals
+from fedmed.seeding import fingerprint, seeded_globals
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Federation:
         started = time.perf_counter()
         self.engine.round = round_
         scores = None
-        rows, arrays = self._train(round_, to_record(state.arrays))
+        rows, arrays = self._train(round_, state)
         last = round_ == self.config.rounds or self._spent_out(round_ + 1)
         if round_ % self.config.evaluate_every == 0 or last:
             rows += self._validate(round_, arrays)
@@ -139,9 +140,11 @@ class Federation:
         self.engine.states.commit()
         return state, scores
 
-    def _train(self, round_: int, arrays: ArrayRecord) -> tuple[list[Row], ArrayRecord]:
+    def _train(self, round_: int, state: Checkpoint) -> tuple[list[Row], ArrayRecord]:
         """Return the round's metrics and its aggregate."""
-        config = ConfigRecord()
+        arrays, config = to_record(state.arrays), ConfigRecord()
+        if isinstance(self.strategy, PrivateStrategy):
+            config[RELEASE] = fingerprint(self.config.sha256, state.data)
         if self.spending:
             config[NOISE] = self.spending.noise_multipliers()
         with seeded_globals(self.config.seed, "configure", round_):

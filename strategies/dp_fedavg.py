@@ -19,6 +19,9 @@ Where the noise is added decides from whom it protects.
 
 The clipping norm is fixed, or follows a quantile of the updates' norms (Andrew et al.,
 Differentially Private Learning with Adaptive Clipping, NeurIPS 2021).
+
+From a seed, noise is keyed by what it hides and by all that it depends on, and cohorts by the run's
+configuration, data and weights (:mod:`fedmed.privacy.noise`).
 """
 
 import math
@@ -46,6 +49,7 @@ from fedmed.errors import ConfigError, FedmedError
 from fedmed.fold import Aggregation
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
+from fedmed.privacy.events import RELEASE
 from fedmed.privacy.noise import Source, source
 from fedmed.seeding import seed_of
 
@@ -137,7 +141,10 @@ class NoisyUpdate(LocalRule):
         norm, cohort = float(str(config["clip-norm"])), int(str(config["cohort"]))
         share = 1.0 if self.noise == "local" else 1 / math.sqrt(cohort)
         update, vote = clip(content.array_records["arrays"], start, norm)
-        draws = source(seed_of(seed, "update"), CPU, self.secure_noise)
+        settings = [self.noise, self.update_noise, self.quantile, self.count_noise, norm, cohort]
+        draws = source(
+            seed_of(seed, "update"), CPU, self.secure_noise, settings, start, update, vote
+        )
         noise = gaussian(update, share * self.update_noise * norm, draws)
         noisy = {k: w + update[k] + noise[k] for k, w in from_record(start).items()}
         content["arrays"] = to_record({k: w.astype(np.float32) for k, w in noisy.items()})
@@ -203,6 +210,11 @@ class DPFedAvg(FedAvg):
         self.nominal_clients = nominal_clients
         self.nominal_cohort = nominal_cohort
         self.secure_noise = secure_noise
+        self._settings = [
+            *(fraction_train, noise_multiplier, delta, noise, quantile, clip_lr, count_noise),
+            *(nominal_clients, nominal_cohort),
+        ]
+        self._release = ""
         self._global = ArrayRecord()
         self._cohort: list[int] = []  # the clients of the round
         self._divisor = 0.0
@@ -212,11 +224,11 @@ class DPFedAvg(FedAvg):
     ) -> Iterable[Message]:
         """Draw the cohort: each client on its own, with probability q."""
         nodes = list(grid.get_node_ids())
+        self._global, self._release = arrays, str(config.pop(RELEASE, ""))
         joins = self._draws("cohort", server_round).uniform(len(nodes))
         self._cohort = [client for client, u in enumerate(joins) if u < self.fraction_train]
         central = self.noise == "central"
         self._divisor = self.fraction_train * len(nodes) if central else float(len(self._cohort))
-        self._global = arrays
         config["server-round"] = server_round
         config["clip-norm"], config["cohort"] = self.clip_norm, len(self._cohort)
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
@@ -230,8 +242,9 @@ class DPFedAvg(FedAvg):
 
         Each reply is clipped and added as it comes, and then forgotten.
         """
-        total, votes = self._noise(server_round)
-        answers = 0
+        start = from_record(self._global)
+        total = {name: np.zeros(w.shape) for name, w in start.items()}
+        votes, answers = 0.0, 0
         for reply in replies:
             if reply.has_error():
                 continue
@@ -247,7 +260,8 @@ class DPFedAvg(FedAvg):
             )
         if not self._divisor:
             return self._global, None  # a cohort that is known to be empty releases nothing
-        start = from_record(self._global)
+        if self.noise == "central":
+            votes += self._add_noise(total, votes, server_round)
         new = {k: w + (total[k] / self._divisor) for k, w in start.items()}
         if self.quantile is not None:
             below = 0.5 + votes / self._divisor
@@ -289,18 +303,21 @@ class DPFedAvg(FedAvg):
             )
         return tuple(stated)
 
-    def _noise(self, server_round: int) -> tuple[Update, float]:
-        """Return the server's noise on the sum and on the votes."""
-        draws = self._draws("noise", server_round)
-        scale = 0.0 if self.noise != "central" else 1.0
-        if self.nominal_cohort:
-            scale = self._divisor / self.nominal_cohort
+    def _add_noise(self, total: Update, votes: float, server_round: int) -> float:
+        """Add the server's noise to the sum, in place, and return that on the votes."""
+        draws = self._draws("noise", server_round, total, votes)
+        scale = self._divisor / self.nominal_cohort if self.nominal_cohort else 1.0
         deviation = scale * self.update_noise * self.clip_norm
-        total = gaussian(from_record(self._global), deviation, draws)
-        return total, scale * self.count_noise * float(draws.normal(1))
+        for name, noise in gaussian(total, deviation, draws).items():
+            total[name] += noise
+        return scale * self.count_noise * float(draws.normal(1))
 
-    def _draws(self, purpose: str, server_round: int) -> Source:
-        return source(seed_of(self.seed, purpose, server_round), CPU, self.secure_noise)
+    def _draws(self, purpose: str, server_round: int, *hidden: object) -> Source:
+        """Return the source of the round's cohort or noise. Without noise nothing is hidden."""
+        seed, release = seed_of(self.seed, purpose, server_round), []
+        if self.noise_multiplier:
+            release = [self._release, self._settings, self.clip_norm, self._global, *hidden]
+        return source(seed, CPU, self.secure_noise, *release)
 
     def _update(self, content: RecordDict) -> tuple[Update, float]:
         """Return a client's share of the sum and its vote on the clipping norm."""

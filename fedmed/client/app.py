@@ -52,6 +52,7 @@ def train(message: Message, context: Context) -> Message:
             rule,
             context.state,
             seed,
+            config.sha256,
         )
         size = int(unit.max()) + 1
     else:
@@ -67,7 +68,7 @@ def train(message: Message, context: Context) -> Message:
     if not config.withholds:
         values["loss"] = loss
     content = RecordDict({"arrays": arrays, METRICS: values})
-    rule.reply(message.content, content, seed)
+    rule.reply(message.content, content, seed_of(seed, "reply", config.sha256))
     return Message(content, reply_to=message)
 
 

@@ -21,6 +21,7 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor, nn
 
+from fedmed import models
 from fedmed.client.augment import augment
 from fedmed.client.clipping import ClippedSum
 from fedmed.client.rule import LocalRule
@@ -30,7 +31,7 @@ from fedmed.config import DPSGD, Client
 from fedmed.examples import Examples
 from fedmed.privacy.noise import Source, source
 from fedmed.privacy.spending import schedule
-from fedmed.seeding import seed_of
+from fedmed.seeding import fingerprint, seed_of
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,13 @@ def train(
     rule: LocalRule,
     state: RecordDict,
     seed: int,
+    identity: str = "",
 ) -> tuple[float, int]:
     """Train the network in place.
+
+    Sampling is keyed by all that training starts from, and each step's noise by the sum under it as
+    well: trainings that differ in anything have independent draws, and one that is made again has
+    the same. Without noise nothing is hidden, and sampling is the same for all of one seed.
 
     Args:
         network: with the global weights and without batch norm; on its device.
@@ -109,6 +115,7 @@ def train(
         rule: what the strategy changes; it sees the noisy gradient and no data, and costs nothing.
         state: what the client keeps from round to round.
         seed: of sampling, noise, augmentation and dropout.
+        identity: of the run's configuration, for what these arguments do not show, as a rule's own.
 
     Returns:
         The mean loss over the images drawn, and the number of steps. The loss is *not* private.
@@ -116,8 +123,14 @@ def train(
     units = int(unit.max()) + 1
     device = next(network.parameters()).device
     rate, steps = schedule(how, units)
-    draws = source(seed, device, privacy.secure_noise)
-    sampler = Sampler(unit, rate, privacy.images_per_patient, draws)
+    secure = privacy.secure_noise
+    release = []
+    if noise_multiplier:
+        settings = (identity, how.model_dump_json(), privacy.model_dump_json(), noise_multiplier)
+        start = models.arrays_of(network)
+        release = [fingerprint(*settings, start, state, unit, examples.blocks())]
+    sampling = source(seed, device, secure, *release)
+    sampler = Sampler(unit, rate, privacy.images_per_patient, sampling)
     optimizer = optimizer_of(network, how)
     rng = torch.Generator().manual_seed(seed_of(seed, "augmentation"))
     network.train()
@@ -126,7 +139,7 @@ def train(
     losses = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator
-        for _ in range(steps):
+        for step in range(steps):
             clipped.total.zero_()
             draw = sampler.draw()
             for part in draw.chunks(privacy.physical_batch):
@@ -134,6 +147,7 @@ def train(
                     losses.append(_add(clipped, examples, draw, part, privacy, how, rng))
             if noise_multiplier:
                 deviation = noise_multiplier * privacy.clip_norm
+                draws = source(seed, device, secure, *release, step, clipped.total)
                 clipped.total.add_(draws.normal(len(clipped.total)), alpha=deviation)
             clipped.total.div_(rate * units)
             clipped.write()

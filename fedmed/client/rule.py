@@ -36,5 +36,5 @@ class LocalRule:
         Args:
             sent: what the server sent: global arrays and its config.
             content: trained arrays and metrics, on their way to the server.
-            seed: of the client's random streams in this round.
+            seed: of what is random in the reply; of this configuration, round and client alone.
         """

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+RELEASE = "release"  # of a private run's configuration and data, in the config of a round
+
 Unit = Literal["client", "patient", "image", "content", "detail"]
 
 
@@ -42,6 +44,9 @@ class Event:
 @runtime_checkable
 class PrivateStrategy(Protocol):
     """A strategy whose aggregate is a differentially private release.
+
+    The config that ``configure_train`` is given names the run's configuration and data, under
+    :data:`RELEASE`, for the key of what is random there. It should not travel to the clients.
 
     Attributes:
         delta: of (ε, δ).

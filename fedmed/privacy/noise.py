@@ -1,5 +1,11 @@
 """Where the randomness of private training comes from: the run's seed, or the operating system.
 
+A stream from the seed is keyed by what it is to hide (:mod:`fedmed.seeding`), so that whoever does
+not know the seed sees independent noise in any two releases that differ, whatever they differ in:
+configuration, data, weights, or the machine's arithmetic. This rests on SHA-256 behaving as a
+random function. One release made twice is the same to the bit: of two that are alike it can be
+seen that all they were made from was alike. Noise from the operating system shows not even that.
+
 Both draw in floating point. That alone can betray the value under the noise (Mironov 2012), so the
 operating system's source sums four draws, after which the attack costs more than it gains
 (Holohan and Braghin 2021; Opacus's secure mode does the same).
@@ -13,9 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmed.seeding import generator, seed_of
+from fedmed.seeding import fingerprint, generator, seed_of
 
 _DRAWS = 4
+_TWISTER = 624  # words of a Mersenne Twister
+_WORDS = slice(24, 24 + 8 * _TWISTER)  # where they are in a generator's state
 
 
 class Source(Protocol):
@@ -38,7 +46,7 @@ class Seeded:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._uniform = generator(seed, "sampling")
-        self._normal = torch.Generator(device).manual_seed(seed_of(seed, "noise"))
+        self._normal = _generator(seed_of(seed, "noise"), device)
 
     def uniform(self, n: int) -> NDArray[np.float64]:
         """Return ``n`` draws from [0, 1)."""
@@ -75,6 +83,32 @@ class OperatingSystem:
         return torch.from_numpy(total[:n] / _DRAWS**0.5).float().to(self._device)
 
 
-def source(seed: int, device: torch.device, secure: bool) -> Source:
-    """Return the source of a client's draws in a round."""
-    return OperatingSystem(device) if secure else Seeded(seed, device)
+def source(seed: int, device: torch.device, secure: bool, *release: object) -> Source:
+    """Return the source of the draws of a release.
+
+    Args:
+        seed: of the run's stream for it.
+        device: where the noise goes.
+        secure: whether it comes from the operating system, whatever the seed.
+        release: all that decides what is released; see :func:`fedmed.seeding.fingerprint`. Nothing
+            where nothing is hidden, so that runs are compared on the same random numbers.
+    """
+    if secure:
+        return OperatingSystem(device)
+    return Seeded(seed_of(seed, fingerprint(*release)) if release else seed, device)
+
+
+def _generator(seed: int, device: torch.device) -> torch.Generator:
+    """Return a generator that all of ``seed`` decides.
+
+    On a CPU it is a Mersenne Twister, of whose seed PyTorch takes but 32 bits: two of 100,000
+    streams would be expected to be one. So all of its state is filled, as NumPy fills its own.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    if device.type == "cpu":
+        state = generator.get_state()
+        words = np.random.SeedSequence(seed).generate_state(_TWISTER)
+        words[0] = 1 << 31  # only its first bit counts, and not all may be 0
+        state.numpy()[_WORDS].view(np.uint64)[:] = words
+        generator.set_state(state)
+    return generator
