@@ -37,6 +37,7 @@ from fedmed.rundir import RunDirectory
 from fedmed.runner.choice import engine_for
 from fedmed.runner.deployed import connect
 from fedmed.runner.local import workers
+from fedmed.seeding import fingerprint
 from fedmed.summary import summarise, with_scores
 from fedmed.tracking import Tracker
 from fedmed.workplace import device
@@ -182,6 +183,7 @@ def _run(
             frozenset() if config.withholds else frozenset(validating),
             ledger,
             spending,
+            fingerprint(config.sha256, data.clients[["train_images", "val_images"]].to_numpy()),
             here.checkpoint,
             console.client_done,
             console.warn,

@@ -26,7 +26,7 @@ from fedmed.privacy.events import RELEASE
 from fedmed.privacy.spending import NOISE, Spending
 from fedmed.replies import WEIGHT, Terms
 from fedmed.runner.engine import Engine
-from fedmed.seeding import fingerprint, seeded_globals
+from fedmed.seeding import seeded_globals
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class Federation:
         validating: the clients that have patients for validation.
         ledger: of private releases, if there are any.
         spending: pays for the clients' private training, if it is.
+        release: what a private strategy's draws are keyed by: a hash of the configuration and of
+            the clients' sizes, which a server knows whichever engine they run on.
         checkpoint: the file.
         on_client: called with a client when it has answered.
         say: called with a line that a person should see.
@@ -60,6 +62,7 @@ class Federation:
     validating: frozenset[int]
     ledger: Ledger | None
     spending: Spending | None
+    release: str
     checkpoint: Path
     on_client: Callable[[int], None]
     say: Callable[[str], None]
@@ -116,7 +119,7 @@ class Federation:
         started = time.perf_counter()
         self.engine.round = round_
         scores = None
-        rows, arrays = self._train(round_, state)
+        rows, arrays = self._train(round_, to_record(state.arrays))
         last = round_ == self.config.rounds or self._spent_out(round_ + 1)
         if round_ % self.config.evaluate_every == 0 or last:
             rows += self._validate(round_, arrays)
@@ -140,11 +143,11 @@ class Federation:
         self.engine.states.commit()
         return state, scores
 
-    def _train(self, round_: int, state: Checkpoint) -> tuple[list[Row], ArrayRecord]:
+    def _train(self, round_: int, arrays: ArrayRecord) -> tuple[list[Row], ArrayRecord]:
         """Return the round's metrics and its aggregate."""
-        arrays, config = to_record(state.arrays), ConfigRecord()
+        config = ConfigRecord()
         if isinstance(self.strategy, PrivateStrategy):
-            config[RELEASE] = fingerprint(self.config.sha256, state.data)
+            config[RELEASE] = self.release
         if self.spending:
             config[NOISE] = self.spending.noise_multipliers()
         with seeded_globals(self.config.seed, "configure", round_):

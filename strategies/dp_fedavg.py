@@ -20,8 +20,10 @@ Where the noise is added decides from whom it protects.
 The clipping norm is fixed, or follows a quantile of the updates' norms (Andrew et al.,
 Differentially Private Learning with Adaptive Clipping, NeurIPS 2021).
 
-From a seed, noise is keyed by what it hides and by all that it depends on, and cohorts by the run's
-configuration, data and weights (:mod:`fedmed.privacy.noise`).
+From a seed, noise is keyed by what it hides and by all that it depends on (see
+:mod:`fedmed.privacy.noise`), and cohorts by all that the server knows: the configuration, its
+clients' sizes and the global weights. So two runs of one configuration, of whose data only the
+content differs, have the same cohort in the first round, with noise of their own.
 """
 
 import math

@@ -17,7 +17,7 @@ from fedmed.client.discretion import discreet
 from fedmed.client.injection import inject
 from fedmed.client.rule import LocalRule
 from fedmed.client.state import at_rest
-from fedmed.config import DPSGD
+from fedmed.config import DPSGD, NOT_IDENTITY
 from fedmed.examples import predict
 from fedmed.privacy.spending import NOISE
 from fedmed.release import utility
@@ -38,6 +38,7 @@ def train(message: Message, context: Context) -> Message:
     examples = here.examples("train", client)
     rule = config.strategy.local.build() if config.strategy.local else LocalRule()
     seed = seed_of(config.seed, "train", round_, client)
+    identity = config.model_dump_json(exclude=set(NOT_IDENTITY))  # the data have keys of their own
     if isinstance(privacy, DPSGD):
         unit = here.units("train", client)
         noise = message.content.config_records["config"][NOISE]
@@ -52,7 +53,7 @@ def train(message: Message, context: Context) -> Message:
             rule,
             context.state,
             seed,
-            config.sha256,
+            identity,
         )
         size = int(unit.max()) + 1
     else:
@@ -68,7 +69,7 @@ def train(message: Message, context: Context) -> Message:
     if not config.withholds:
         values["loss"] = loss
     content = RecordDict({"arrays": arrays, METRICS: values})
-    rule.reply(message.content, content, seed_of(seed, "reply", config.sha256))
+    rule.reply(message.content, content, seed_of(seed, "reply", identity))
     return Message(content, reply_to=message)
 
 

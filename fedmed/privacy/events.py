@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-RELEASE = "release"  # of a private run's configuration and data, in the config of a round
+RELEASE = "release"  # the hash of a private run, in the config of a round
 
 Unit = Literal["client", "patient", "image", "content", "detail"]
 
@@ -45,8 +45,8 @@ class Event:
 class PrivateStrategy(Protocol):
     """A strategy whose aggregate is a differentially private release.
 
-    The config that ``configure_train`` is given names the run's configuration and data, under
-    :data:`RELEASE`, for the key of what is random there. It should not travel to the clients.
+    The config that ``configure_train`` is given holds a hash of the run's configuration and its
+    clients' sizes, under :data:`RELEASE`, to key what is random there. It need not travel on.
 
     Attributes:
         delta: of (ε, δ).
