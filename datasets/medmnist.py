@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.contents import Look, look
 from fedmed.errors import DataError, UnreadableImage
 from fedmed.files import ImageFiles
 from fedmed.table import Aspect, Card, Origin
@@ -65,13 +66,13 @@ class MedMNIST(ImageFiles):
         """Return an image's pixels. Raises UnreadableImage."""
         split, _, row = image.partition("/")
         try:
-            return _opened(self.file, f"{split}_images").row(int(row))
+            return _opened(self.file, f"{split}_images", look(self.file)).row(int(row))
         except Exception as error:  # whatever zipfile and zlib raise on a broken file
             raise UnreadableImage(f"{self.file.name}: {_reason(error)}") from None
 
     def recipe(self, images: Sequence[str]) -> dict[str, Any]:
-        """Return the name and size of the file, so that copies of the set are told apart."""
-        return {"file": self.file.name, "bytes": self.file.stat().st_size}
+        """Return the name of the file; the store hashes it."""
+        return {"file": self.file.name}
 
     def _part(self, split: str) -> pd.DataFrame:
         try:
@@ -204,7 +205,10 @@ class _Rows:
         return np.frombuffer(self.stream.read(size), np.uint8).reshape(shape)
 
 
-_opened = lru_cache(maxsize=3)(_Rows)  # one a split, in each process that decodes
+@lru_cache(maxsize=3)  # one a split, in each process that decodes
+def _opened(path: Path, name: str, look: Look | None) -> _Rows:
+    """Return an array of the file as it looks now: one that was put in its place is another."""
+    return _Rows(path, name)
 
 
 def _reason(error: Exception) -> str:

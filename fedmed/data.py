@@ -101,6 +101,11 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
             f"{len(prepared.unreadable)} images could not be read and are left out; "
             f"{here.path}/unreadable.csv lists them with the reasons"
         )
+    repeated = prepared.repeated()
+    if len(repeated):
+        here.write_csv(repeated, "duplicates.csv")
+        caveats.append(store.caveat(repeated))
+        console.say(f"[yellow]{caveats[-1]}; {here.path}/duplicates.csv lists them")
     test = prepared.table[prepared.table["split"] == "test"]
     if test.empty:
         raise FedmedError(f"dataset: no image of the test split could be read; see {here.path}")

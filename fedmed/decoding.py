@@ -1,5 +1,7 @@
 """Decoding in worker processes that no broken image takes along.
 
+What is decoded is hashed too, so that a store knows the very bytes that its pixels are made of.
+
 A decoder written in C may crash, hang or ask for all the memory there is. Workers tell of every
 image as it is done, so that the one at which a worker died, or stayed too long, is known: it is
 left out with the reason, and a new worker goes on after it.
@@ -15,18 +17,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import lru_cache
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedmed import pixels
+from fedmed.contents import Look, Tried, look, sha256
 from fedmed.errors import FedmedError, UnreadableImage
 from fedmed.processes import context, leave_with_parent
 from fedmed.table import Dataset
 
 SECONDS = 120.0  # an image may take, several times what the largest that is read does
+ATTEMPTS = 3  # at a file that changes while it is read
 MEMORY = 4 << 30  # bytes a worker may take beyond what it starts with
 
 
@@ -46,20 +53,17 @@ class Chunk:
     Attributes:
         first: the row of its first image.
         images: their ids.
-        done: how many of them have been tried.
-        failures: the rows of those that could not be read, and why.
+        tried: what became of the first of them.
     """
 
     first: int
     images: list[str]
-    done: int = 0
-    failures: dict[int, str] = field(default_factory=dict)
+    tried: list[Tried] = field(default_factory=list)
 
-    def note(self, failure: str | None) -> None:
-        """Note what became of the next image."""
-        if failure is not None:
-            self.failures[self.first + self.done] = failure
-        self.done += 1
+    @property
+    def done(self) -> int:
+        """How many images have been tried."""
+        return len(self.tried)
 
 
 def decode(
@@ -81,34 +85,71 @@ def decode(
         yield from _in_workers(dataset, target, chunks, workers)
         return
     for chunk in chunks:
-        for failure in _decoded(dataset, target, chunk.first, chunk.images):
-            chunk.note(failure)
+        chunk.tried += _decoded(dataset, target, chunk.first, chunk.images)
         yield chunk
 
 
-def _decoded(
-    dataset: Dataset, target: Path, first: int, images: Sequence[str]
-) -> Iterator[str | None]:
-    """Decode into the rows from ``first``; yield for each image why it could not be read, if so.
+def _decoded(dataset: Dataset, target: Path, first: int, images: Sequence[str]) -> Iterator[Tried]:
+    """Decode into the rows from ``first``; yield for each image what became of it.
 
     Rows are written, not mapped: a full disk is then an error instead of the end of the process.
     """
     header = np.load(target, mmap_mode="r").offset
     with target.open("r+b", buffering=0) as file:
         for row, image in enumerate(images, first):
-            try:
-                fitted = dataset.read(image)
-                if fitted.dtype == np.uint8:
-                    fitted = pixels.fit(fitted, dataset.size, dataset.aspect)
-            except UnreadableImage as error:
-                yield str(error)
-            except MemoryError:
-                yield f"needs more than {MEMORY >> 30} GiB of memory"
-            else:
+            tried, fitted = _attempt(dataset, image)
+            if fitted is not None:
                 file.seek(header + row * fitted.nbytes)
                 file.write(fitted.tobytes())
-                yield None
+            yield tried
         os.fsync(file.fileno())
+
+
+def _attempt(dataset: Dataset, image: str) -> tuple[Tried, NDArray[Any] | None]:
+    """Read an image; return what became of it, and what the store holds of it.
+
+    The hash is of the bytes that were decoded: a file that changes meanwhile is read anew.
+    """
+    origin = dataset.origin(image)
+    if origin is None:
+        fitted, failure, lasting = _read(dataset, image)
+        return Tried(None, None, failure, lasting), fitted
+    try:
+        for _ in range(ATTEMPTS):
+            before = look(origin.path)
+            trusted = before.trusted() if before else None
+            digest = _sha256_of(origin.path, before, trusted) if before else None
+            fitted, failure, lasting = _read(dataset, image)
+            again = digest
+            if digest and failure and origin.part:
+                lasting = False  # to hash so large a file anew for each of its images is too much
+            elif digest and (failure or trusted != before):
+                again = sha256(origin.path)  # was it the bytes, or the reading of them?
+            if look(origin.path) == before and again == digest:
+                return Tried(trusted, digest, failure, lasting), fitted
+        reason = "changes while it is read"
+    except OSError as error:
+        reason = error.strerror or "cannot be read"
+    return Tried(None, None, reason, lasting=False), None
+
+
+@lru_cache(maxsize=3)
+def _sha256_of(path: Path, look: Look, trusted: Look) -> str | None:
+    """Return a file's hash, found once for all images that it holds."""
+    return sha256(path)
+
+
+def _read(dataset: Dataset, image: str) -> tuple[NDArray[Any] | None, str | None, bool]:
+    """Return what the store holds of an image; or None, why, and whether that will last."""
+    try:
+        fitted = dataset.read(image)
+        if fitted.dtype == np.uint8:
+            fitted = pixels.fit(fitted, dataset.size, dataset.aspect)
+    except UnreadableImage as error:
+        return None, str(error), True
+    except MemoryError:
+        return None, f"needs more than {MEMORY >> 30} GiB of memory", False
+    return fitted, None, True
 
 
 def _in_workers(
@@ -168,7 +209,7 @@ class _Worker:
         if said is Said.ERROR:
             raise what
         if said is Said.IMAGE:
-            self.chunk.note(what)
+            self.chunk.tried.append(what)
         return said is Said.DONE
 
     def check_time(self) -> None:
@@ -189,7 +230,8 @@ class _Worker:
         if self._since is None:
             raise FedmedError("store: the processes that decode end before they begin; see above")
         if self.chunk.done < len(self.chunk.images):
-            self.chunk.note(failure)
+            # Neither a crash nor a delay need be the image's fault: it is tried at each start.
+            self.chunk.tried.append(Tried(None, None, failure, lasting=False))
         self._start(self.chunk)
 
 
@@ -202,8 +244,8 @@ def _work(dataset: Dataset, target: Path, parent: Connection) -> None:
     while True:
         first, images = parent.recv()
         try:
-            for failure in _decoded(dataset, target, first, images):
-                parent.send((Said.IMAGE, failure))
+            for tried in _decoded(dataset, target, first, images):
+                parent.send((Said.IMAGE, tried))
             parent.send((Said.DONE, None))
         except Exception as error:
             error.add_note("".join(traceback.format_exception(error)))

@@ -84,10 +84,15 @@ def export(prepared: Store, whose: pd.DataFrame, folder: Path) -> Store:
 
 
 def read(folder: Path) -> Store:
-    """Return a hospital's folder as a store. Raises DataError if it is none."""
+    """Return a hospital's folder as a store. Raises DataError if it is none, or damaged."""
     if not (folder / TABLE).is_file():
         raise DataError(f"{folder}: is no folder that scripts/hospital.py has prepared")
-    return store.opened(folder, pd.read_parquet(folder / TABLE))
+    try:
+        table = pd.read_parquet(folder / TABLE)
+    except (OSError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{folder / TABLE}: cannot be read: {reason}") from None
+    return store.opened(folder, table)
 
 
 def describe(folder: Path, targets: Sequence[str]) -> dict[str, int | str]:

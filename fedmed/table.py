@@ -143,7 +143,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def recipe(self, images: Sequence[str]) -> dict[str, Any]:
-        """Return all that the images' pixels depend on besides the table, size and aspect."""
+        """Return all that pixels depend on besides the images' files, size and aspect."""
 
     @property
     def shape(self) -> tuple[int, ...]:

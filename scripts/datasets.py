@@ -24,7 +24,7 @@ from yaml import safe_load
 
 from fedmed.config import CONF, compose
 from fedmed.errors import DataError, FedmedError, UnreadableImage
-from fedmed.store import refuse_shared
+from fedmed.store import origins_of
 from fedmed.table import Card, Dataset, validate
 from fedmed.texts import printable
 
@@ -130,7 +130,7 @@ def _check(name: str, root: Path, overrides: list[str]) -> Iterator[str]:
         console.print(f"  [yellow]{caveat}")
     yield from _sums(card, root)
     try:
-        refuse_shared(dataset, table["image"].tolist())
+        origins_of(dataset, table["image"].tolist())
         yield from _images(dataset, table)
     except DataError as error:  # a name that several files have, or a file that two rows are
         yield str(error)

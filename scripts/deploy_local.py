@@ -96,8 +96,8 @@ def divide(config: "Config", folder: Path) -> int:
     )
     for client, whose in assigned[~assigned["role"].isin(HELD_OUT)].groupby("client"):
         own = folder / ("server" if client == -1 else f"client-{client}")
-        if not own.exists():
-            hospital.export(prepared, whose, own)
+        shutil.rmtree(own, ignore_errors=True)  # an earlier start's, whose images may have changed
+        hospital.export(prepared, whose, own)
     return int(assigned["client"].max()) + 1
 
 

@@ -69,6 +69,8 @@ def prepare(config: "Config", folder: Path, client: int | None) -> None:
     )
     for row in prepared.unreadable.itertuples():
         print(f"left out: {row.image}: {row.reason}")
+    if len(repeated := prepared.repeated()):
+        print(store.caveat(repeated))
     made = hospital.export(prepared, whose, folder)
     roles = ", ".join(f"{n} {role}" for role, n in whose["role"].value_counts().items())
     print(f"{folder}: {len(made.table)} images of {len(whose)} patients ({roles})")
