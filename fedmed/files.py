@@ -107,12 +107,12 @@ class NamedFiles(ImageFiles):
         Raises:
             DataError: if the name is of several files, or the path leads out of the root.
         """
-        path = below(self.root, image)
-        if "/" in image and _stat(path):
-            return path
-        places = self._found.get(_composed(path.name), [])
         if "/" in image:
-            places = [place for place in places if _composed(str(place)) == _composed(str(path))]
+            path = below(self.root, image)
+            named = self._found.get(_composed(path.name), []) if _stat(path) is None else []
+            places = [place for place in named if _composed(str(place)) == _composed(str(path))]
+        else:
+            places = self._found.get(_composed(image), [])
         if len(places) == 1:
             return places[0]
         files = {(stat.st_dev, stat.st_ino): place for place in places if (stat := _stat(place))}
@@ -123,17 +123,19 @@ class NamedFiles(ImageFiles):
                 f"{_spelled(other)}{' and others' if more else ''}; write which in the label file "
                 "(a path below the root), or keep one of these folders elsewhere"
             )
-        return next(iter(files.values()), path)
+        return next(iter(files.values()), below(self.root, image))
 
 
 def below(root: Path, image: str) -> Path:
     """Return the path of an image that a label file gives. Raises DataError if not below root."""
-    path = os.path.normpath((root / image).absolute())
+    if not image.startswith("/") and ".." not in image.split("/"):
+        return root / image
+    path = Path(os.path.normpath((root / image).absolute()))
     # As it is written; or, since an absolute path may go through another link, as it really is.
-    for whole, part in ((root.absolute(), path), (root.resolve(), os.path.realpath(path))):
-        if Path(part).is_relative_to(os.path.normpath(whole)):
-            return Path(path)
-    raise DataError(f"{root}: {image} is not below it; dataset.root holds all images")
+    written = path.is_relative_to(os.path.normpath(root.absolute()))
+    if not written and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise DataError(f"{root}: {image} is not below it; dataset.root holds all images")
+    return path
 
 
 def walk(root: Path) -> Iterator[Path]:

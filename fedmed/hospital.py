@@ -15,7 +15,7 @@ import pandas as pd
 from fedmed import partition, store
 from fedmed.errors import DataError, FedmedError
 from fedmed.store import Store
-from fedmed.table import labels
+from fedmed.table import labels, table_sha256
 
 Told = Mapping[str, object]  # what a hospital says of its data
 
@@ -93,6 +93,17 @@ def read(folder: Path) -> Store:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{folder / TABLE}: cannot be read: {reason}") from None
     return store.opened(folder, table)
+
+
+def holds(folder: Path, prepared: Store, whose: pd.DataFrame) -> bool:
+    """Say whether a folder is what :func:`export` would make. Raises DataError if it is damaged."""
+    own = read(folder)
+    kept, pixels = store.pixels_of(folder), store.pixels_of(prepared.path)
+    mine = prepared.table[prepared.table["patient"].isin(whose["patient"])]
+    return table_sha256(own.table) == table_sha256(mine) and all(
+        np.array_equal(kept[i : i + ROWS], pixels[mine.index[i : i + ROWS]])
+        for i in range(0, len(mine), ROWS)
+    )
 
 
 def describe(folder: Path, targets: Sequence[str]) -> dict[str, int | str]:

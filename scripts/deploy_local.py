@@ -84,6 +84,7 @@ def deploy(overrides: list[str], folder: Path | None) -> None:
 def divide(config: "Config", folder: Path) -> int:
     """Write each client's folder and the server's, and return how many clients there are."""
     from fedmed import hospital, store
+    from fedmed.errors import FedmedError
     from fedmed.partition.record import HELD_OUT
     from fedmed.runner.local import workers
     from fedmed.table import Dataset, validate
@@ -96,8 +97,10 @@ def divide(config: "Config", folder: Path) -> int:
     )
     for client, whose in assigned[~assigned["role"].isin(HELD_OUT)].groupby("client"):
         own = folder / ("server" if client == -1 else f"client-{client}")
-        shutil.rmtree(own, ignore_errors=True)  # an earlier start's, whose images may have changed
-        hospital.export(prepared, whose, own)
+        if not own.exists():
+            hospital.export(prepared, whose, own)
+        elif not hospital.holds(own, prepared, whose):
+            raise FedmedError(f"{own}: the images have changed since it was made; delete {folder}")
     return int(assigned["client"].max()) + 1
 
 

@@ -360,6 +360,20 @@ def test_damaged_pixels_are_refused(
     expect(again, again.table, list(ALL))
 
 
+def test_a_hospitals_folder_that_is_there_must_be_of_these_images(
+    root: Path, tmp_path: Path
+) -> None:
+    """As deploy_local.py finds it at its second start."""
+    made, _ = prepare(scans(root), tmp_path / "store")
+    whose = pd.DataFrame({"patient": ["p0", "p2"], "client": 0, "role": "train"})
+    hospital.export(made, whose, tmp_path / "hospital")
+    assert hospital.holds(tmp_path / "hospital", made, whose)
+    turn(root / "2.dcm")
+    turned, _ = prepare(scans(root), tmp_path / "store")
+    assert not hospital.holds(tmp_path / "hospital", turned, whose)
+    assert not hospital.holds(tmp_path / "hospital", made, whose[:1])
+
+
 def test_nothing_is_taken_over_from_a_damaged_store(root: Path, tmp_path: Path) -> None:
     made, _ = prepare(scans(root), tmp_path / "store")
     flip(made.path / "pixels.npy")
