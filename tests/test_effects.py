@@ -57,7 +57,7 @@ OWN = ("dataset.findings", "dataset.values", "dataset.uncertain", "partition.siz
 def refuses(whole: DictConfig, path: str) -> None:
     """See that a configuration is refused with one more key at a path, and for that key."""
     more = copy.deepcopy(whole)
-    OmegaConf.update(more, f"{path}.no_such_key", 1, force_add=True)
+    OmegaConf.update(more, f"{path}.no_such_key", "x", force_add=True)
     with pytest.raises(ConfigError, match="no_such_key"):
         parsed(more, path.partition(".")[0])
 
