@@ -107,7 +107,7 @@ def test_a_run_whose_worker_is_stopped_says_so_and_ends_the_same(
     launch: Callable[..., dict[str, Any]],
     tmp_path: Path,
 ) -> None:
-    config = (*TINY, "rounds=4", "runner.workers=1")
+    config = (*TINY, "rounds=2", "runner.workers=1")
     process = command(*config, f"hydra.run.dir={tmp_path / 'run'}")
     assert process.stdout is not None
     stopped: list[int] = []
