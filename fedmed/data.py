@@ -105,7 +105,12 @@ def prepare(config: Config, here: RunDirectory, console: Console, workers: int) 
     if len(repeated):
         here.write_csv(repeated, "duplicates.csv")
         caveats.append(store.caveat(repeated))
-        console.say(f"[yellow]{caveats[-1]}; {here.path}/duplicates.csv lists them")
+        console.warn(f"{caveats[-1]}; {here.path}/duplicates.csv lists them")
+    if prepared.even:
+        columns = ["image", "patient", "split"]
+        here.write_csv(prepared.table.loc[prepared.even, columns], "one_grey_level.csv")
+        caveats.append(f"{len(prepared.even)} images are of one grey level and show nothing")
+        console.warn(f"{caveats[-1]}; {here.path}/one_grey_level.csv lists them")
     test = prepared.table[prepared.table["split"] == "test"]
     if test.empty:
         raise FedmedError(f"dataset: no image of the test split could be read; see {here.path}")

@@ -26,7 +26,10 @@ def pixels_of(path: Path) -> Pixels:
 
 
 def seal(partial: Path, unreadable: Mapping[str, str]) -> None:
-    """Keep the reason of each row that could not be read, the hash of all pixels, and who is alike.
+    """Keep what of a store cannot be seen without reading it all.
+
+    That is the reason of each row that could not be read, the hash of all pixels, which rows are
+    alike, and which are of one grey level.
 
     Raises:
         DataError: if no row could be read.
@@ -35,14 +38,17 @@ def seal(partial: Path, unreadable: Mapping[str, str]) -> None:
     if len(unreadable) == len(decoded):
         raise DataError(f"no image could be read; the first: {next(iter(unreadable.values()))}")
     _blank(partial / PIXELS, [int(row) for row in unreadable])
-    rows = defaultdict(list)
+    rows, even = defaultdict(list), []
     for row, image in enumerate(decoded):
         if str(row) not in unreadable:
             rows[hashlib.sha256(image.tobytes()).digest()].append(row)
+            if image.ndim == 2 and image.min() == image.max():
+                even.append(row)
     meta = {
         "pixels_sha256": _pixels_sha256(decoded),
         "unreadable": unreadable,
         "alike": [group for group in rows.values() if len(group) > 1],
+        "even": even,
     }
     (partial / META).write_text(json.dumps(meta))
 
@@ -78,7 +84,7 @@ def whole_of(path: Path, rows: int) -> dict[str, Any] | None:
     try:
         meta: dict[str, Any] = json.loads((path / META).read_text())
         stored, seen, digest = pixels_of(path), look(path / PIXELS), meta["pixels_sha256"]
-        if len(stored) != rows or not {"unreadable", "alike"} <= meta.keys():
+        if len(stored) != rows or not {"unreadable", "alike", "even"} <= meta.keys():
             return None
         if note.exists() and json.loads(note.read_text()) == [digest, seen and list(seen)]:
             return meta

@@ -60,6 +60,7 @@ class Store:
         unreadable: ``image`` and ``reason`` of the rows left out.
         sha256: the hash of table and pixels.
         alike: groups of rows with the same pixels.
+        even: rows of one grey level, which show nothing.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Store:
     unreadable: pd.DataFrame
     sha256: str
     alike: list[list[int]]
+    even: list[int]
 
     def repeated(self) -> pd.DataFrame:
         """Return the images whose pixels are those of another patient's too.
@@ -170,7 +172,7 @@ def opened(path: Path, table: pd.DataFrame) -> Store:
     unreadable = table.loc[list(reasons), ["image"]].assign(reason=list(reasons.values()))
     readable = table.drop(index=list(reasons))
     sha256 = hashlib.sha256(f"{table_sha256(readable)}{meta['pixels_sha256']}".encode()).hexdigest()
-    return Store(path, readable, unreadable, sha256, meta["alike"])
+    return Store(path, readable, unreadable, sha256, meta["alike"], meta["even"])
 
 
 @contextmanager
