@@ -34,7 +34,7 @@ from fedmed import config as cfg
 from fedmed import models
 from fedmed.client.clipping import ClippedSum, image_losses
 from fedmed.client.training import masked_bce, optimizer_of
-from fedmed.privacy.noise import Seeded
+from fedmed.privacy.noise import source
 
 Step = Callable[[Tensor, Tensor], None]
 Way = Callable[[cfg.Config], Step]
@@ -63,7 +63,6 @@ def private(config: cfg.Config, sizes: list[int], physical: int) -> Step:
     network = _network(config, "group")
     optimizer = optimizer_of(network, config.client)
     clipped = ClippedSum(network, 1.0)
-    noise = Seeded(0, torch.device("cpu"))
 
     def step(images: Tensor, labels: Tensor) -> None:
         clipped.total.zero_()
@@ -71,7 +70,8 @@ def private(config: cfg.Config, sizes: list[int], physical: int) -> Step:
         for i in range(0, len(images), physical):
             part = slice(i, i + physical)
             clipped.add_units(images[part], labels[part], unit[part])
-        clipped.total.add_(noise.normal(len(clipped.total))).div_(unit[-1] + 1)
+        draws = source(0, torch.device("cpu"), False, clipped.total)
+        clipped.total.add_(draws.normal(len(clipped.total))).div_(unit[-1] + 1)
         clipped.write()
         optimizer.step()
 
