@@ -51,7 +51,7 @@ class ImageFiles(Dataset):
         super().__init__(targets, size, aspect)
         self.root = Path(os.path.normpath(Path(root).expanduser().absolute()))
         if not self.root.is_dir():
-            raise ConfigError(f"dataset.root: there is no folder {self.root}")
+            raise ConfigError(f"dataset.root: there is no folder {root}")
 
     def path(self, image: str) -> Path:
         """Return where an image lies, or would.
