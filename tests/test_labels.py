@@ -165,12 +165,13 @@ def test_sites_and_scanners_are_not_doubled_by_their_spelling(tmp_path: Path) ->
 
 
 def test_sets_whose_names_differ_by_case_are_one_hospital(tmp_path: Path) -> None:
-    rows([f"q{i}" for i in range(20)]).to_csv(tmp_path / "labels.csv", index=False)
     sets = []
     for name, prefix in (("a", "clinic"), ("b", "Clinic")):
+        (tmp_path / name).mkdir()
+        rows([f"q{i}" for i in range(20)]).to_csv(tmp_path / name / "labels.csv", index=False)
         own = f"dataset.sets.{name}"
-        sets += [f"+dataset@{own}=folder", f"{own}.root={tmp_path}", f"{own}.name={prefix}"]
-        sets += [f"{own}.findings={{Effusion: fluid}}", f"{own}.targets=[Effusion]"]
+        sets += [f"+dataset@{own}=folder", f"{own}.root={tmp_path / name}", f"{own}.name={prefix}"]
+        sets += [f"{own}.findings={{Effusion: fluid}}"]
     dataset = compose(["dataset=federation", "dataset.targets=[Effusion]", *sets]).dataset.build()
     with pytest.raises(ConfigError, match="a and b hold images of the same patients"):
         dataset.table()
