@@ -66,14 +66,16 @@ def _grid(rows: list[tuple[str, str]]) -> Table:
 
 
 def _title(path: Path) -> str:
-    comments = [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
+    comments = [
+        line[2:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")
+    ]
     return next(c for c in comments if not c.startswith(("python ", "@package")))
 
 
 def _keys(path: Path) -> list[tuple[str, str]]:
     """Return the commented keys of a file, nested ones by their dotted path."""
     keys, parents = [], [""]
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if match := re.match(r"( *)([\w.]+):(.*?)(?: # (.*))?$", line):
             depth = len(match[1]) // 2
             parents = [*parents[: depth + 1], match[2]]

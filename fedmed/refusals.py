@@ -65,7 +65,7 @@ def _options(group: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return cast(dict[str, Any], yaml.safe_load(path.read_text())) or {}
+    return cast(dict[str, Any], yaml.safe_load(path.read_text(encoding="utf-8"))) or {}
 
 
 def problems(error: ValidationError, raw: dict[str, Any]) -> Iterator[str]:

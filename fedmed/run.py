@@ -16,10 +16,12 @@ from omegaconf import DictConfig
 from fedmed import config as cfg
 from fedmed import processes
 from fedmed.errors import FedmedError
+from fedmed.terminal import tolerate
 
 
 def main() -> None:
     """Run what the command line asks for; bad input ends in one line and exit status 2."""
+    tolerate()
     arguments = get_args_parser().parse_args()
     if arguments.help:
         from fedmed.help import show

@@ -21,6 +21,7 @@ from fedmed.audit import report
 from fedmed.audit.finished import Finished
 from fedmed.audit.membership import FPRS
 from fedmed.errors import FedmedError
+from fedmed.terminal import tolerate
 from fedmed.tracking import Tracker
 
 console = Console(highlight=False)
@@ -28,6 +29,7 @@ console = Console(highlight=False)
 
 def main() -> None:
     """Read the command line and audit; exits with 1 if a claim is refuted, 2 on bad input."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -20,6 +20,8 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+from fedmed.terminal import tolerate
+
 # Not this folder: for other packages, datasets is Hugging Face's.
 sys.path[0] = str(Path(__file__).parent / "benchmarks")
 os.environ.setdefault("TQDM_DISABLE", "1")  # flwr-datasets' bars
@@ -28,6 +30,7 @@ NAMES = ("engines", "store", "privacy", "scale", "gpu")
 
 def main() -> None:
     """Print a table and write the record."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -26,6 +26,7 @@ from fedmed.config import CONF, compose
 from fedmed.errors import DataError, FedmedError, UnreadableImage
 from fedmed.store import origins_of
 from fedmed.table import Card, Dataset, validate
+from fedmed.terminal import tolerate
 from fedmed.texts import printable
 
 SAMPLE = 20  # images decoded by a check
@@ -36,6 +37,7 @@ console = Console(highlight=False)
 
 def main() -> None:
     """List, show or check; exits with 1 if a download is not whole, 2 on bad input."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,7 +68,7 @@ def cards() -> dict[str, Card]:
     """Return the card of every dataset that is somebody's publication, by its name in conf."""
     found = {}
     for path in sorted((CONF / "dataset").glob("*.yaml")):
-        target = get_object(safe_load(path.read_text())["_target_"])
+        target = get_object(safe_load(path.read_text(encoding="utf-8"))["_target_"])
         if isinstance(card := getattr(target, "card", None), Card):
             found[path.stem] = card
     return found

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedmed.terminal import tolerate
+
 if TYPE_CHECKING:
     from fedmed.config import Config
 
@@ -30,6 +32,7 @@ OVER = ("finished",)
 
 def main() -> None:
     """Run it; bad input ends in one line and exit status 2."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

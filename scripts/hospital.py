@@ -17,12 +17,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedmed.terminal import tolerate
+
 if TYPE_CHECKING:
     from fedmed.config import Config
 
 
 def main() -> None:
     """Make the folder; bad input ends in one line and exit status 2."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -16,6 +16,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedmed.terminal import tolerate
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
@@ -28,6 +30,7 @@ SHOWN = 30  # clients printed
 
 def main() -> None:
     """Show and keep a partition; bad input ends in one line and exit status 2."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

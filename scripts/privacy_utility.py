@@ -21,6 +21,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from fedmed.terminal import tolerate
+
 
 def collect(folder: Path, name: str) -> pd.DataFrame:
     """Return a row a finished run: unit, ε spent, δ, seed, AUROC, run."""
@@ -82,6 +84,7 @@ def _panel(axes: Axes, runs: pd.DataFrame) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Print the table; write it as CSV and the figure as PNG."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

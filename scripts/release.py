@@ -36,6 +36,7 @@ from fedmed.release import (
 from fedmed.rundir import RunDirectory, safe
 from fedmed.seeding import generator
 from fedmed.table import Dataset, validate
+from fedmed.terminal import tolerate
 from fedmed.trees import write_atomically
 
 
@@ -84,6 +85,7 @@ def release(folder: Path, epsilon: float, seed: int) -> list[Release]:
 
 def main() -> None:
     """Read the command line and release; exits with 2 if nothing could be."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -16,10 +16,12 @@ from pathlib import Path
 from fedmed.errors import FedmedError
 from fedmed.report.page import page
 from fedmed.report.runs import find
+from fedmed.terminal import tolerate
 
 
 def main() -> None:
     """Read the command line and write the page; exits with 2 on bad input."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

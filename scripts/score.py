@@ -28,6 +28,7 @@ from fedmed.evaluation.submission import read
 from fedmed.evaluation.summary import summary
 from fedmed.report.render import escape
 from fedmed.rundir import safe
+from fedmed.terminal import tolerate
 from fedmed.texts import printable
 
 WIDTH = 96  # columns of the terminal that the table takes
@@ -37,6 +38,7 @@ FORMATS = (".json", ".csv", ".md")
 
 def main() -> None:
     """Read the command line and score; exits with 2 on bad input."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,9 +72,9 @@ def main() -> None:
         console.print(
             f"no column {arguments.patient} in the labels: each row is taken for a patient"
         )
-    _show(found)
     if arguments.out:
         _write(found, arguments.out)
+    _show(found)
 
 
 def rows(found: dict[str, Any]) -> pd.DataFrame:
@@ -125,13 +127,14 @@ def _show(found: dict[str, Any]) -> None:
 
 def _write(found: dict[str, Any], path: Path) -> None:
     if path.suffix == ".json":
-        path.write_text(jsontext.dumps(found))
+        path.write_text(jsontext.dumps(found), encoding="utf-8")
     elif path.suffix == ".csv":
         safe(rows(found)).to_csv(path, index=False)
     else:
         cells = _cells(found).reset_index()
         lines = [list(cells.columns), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
-        path.write_text("".join(f"| {' | '.join(map(escape, line))} |\n" for line in lines))
+        text = "".join(f"| {' | '.join(map(escape, line))} |\n" for line in lines)
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

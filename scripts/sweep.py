@@ -23,6 +23,7 @@ from fedmed.errors import FedmedError
 from fedmed.rundir import RunDirectory
 from fedmed.sweep.agents import wandb_sweep
 from fedmed.sweep.grid import GRIDS, Cell, Grid, State
+from fedmed.terminal import tolerate
 
 COLOURS = {"done": "green", "running": "cyan", "failed": "bold red", "interrupted": "yellow"}
 
@@ -65,6 +66,7 @@ def _round(cell: Cell) -> str:
 
 def main() -> int:
     """Do what the command line asks for; return the exit status."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -31,10 +31,12 @@ from fedmed.report.render import markdown, write
 from fedmed.report.runs import find
 from fedmed.report.select import Rule
 from fedmed.report.table import Settings, Table, build
+from fedmed.terminal import tolerate
 
 
 def main() -> None:
     """Read the command line and print the table; exits with 2 on bad input."""
+    tolerate()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,9 +62,10 @@ def main() -> None:
     except FedmedError as error:
         print(f"fedmed: {error}", file=sys.stderr)
         sys.exit(2)
+    written = write(table, arguments.out) if arguments.out else []
     print(markdown(table))
-    if arguments.out:
-        print("wrote", *write(table, arguments.out))
+    if written:
+        print("wrote", *written)
     if arguments.wandb:
         _log(table, arguments)
 
@@ -99,7 +102,7 @@ def _named(name: str) -> dict[str, Any]:
     if not path.exists():
         known = ", ".join(sorted(path.stem for path in path.parent.glob("*.yaml")))
         raise ConfigError(f"--table {name}: unknown; there are {known}")
-    return dict(yaml.safe_load(path.read_text()))
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def _pairs(name: str, given: Sequence[str]) -> dict[str, str]:

@@ -56,7 +56,7 @@ class Finished:
             raise FedmedError(f"{folder}: is no run directory of fedmed")
         if summary["status"] != "finished":
             raise FedmedError(f"{folder}: the run is {summary['status']}; finish it first")
-        overrides = tuple(cast(list[str], safe_load(composed.read_text())))
+        overrides = tuple(cast(list[str], safe_load(composed.read_text(encoding="utf-8"))))
         config = cfg.compose(overrides)
         if identity.sha256(config, summary["device"]) != summary["config_sha256"]:
             raise FedmedError(

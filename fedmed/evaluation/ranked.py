@@ -36,6 +36,10 @@ class Ranked:
         labels: n of 1, 0 and NaN; images whose label is not known are left out.
         patients: the number of each image's patient.
         count: of the patients.
+
+    Attributes:
+        both_classes: whether any image shows the target and any does not.
+        patients: how many have an image that shows it, and how many one that does not.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Ranked:
         score, whose = scores[known].astype(np.float64), patients[known]
         truth = labels[known] == 1
         self.both_classes = bool(truth.any() and not truth.all())
+        self.patients = len(np.unique(whose[truth])), len(np.unique(whose[~truth]))
         self.thresholds, rank = np.unique(score[truth], return_inverse=True)
         left = np.searchsorted(self.thresholds, score[~truth], "left")
         right = np.searchsorted(self.thresholds, score[~truth], "right")
@@ -94,10 +99,23 @@ class Ranked:
             total = positives + negatives
             values.append(self._correct @ weights / total)
             values.append(self._squares @ weights / total)
-            values.append(np.abs(self._excess @ weights).sum(axis=0) / total)
+            values.append(np.abs(self.errors(weights)).sum(axis=0))
         lacking = (positives == 0) | (negatives == 0)
         named = dict(zip(METRICS, values, strict=True))
         return {name: np.where(lacking, np.nan, value) for name, value in named.items()}
+
+    def errors(self, weights: Weights) -> NDArray[np.float64]:
+        """Return each bin's calibration error: predicted less observed, as a share of all images.
+
+        Args:
+            weights: patients × replicates, not negative.
+
+        Returns:
+            Bins × replicates; the sum of their absolute values is the ECE.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            errors = self._excess @ weights / (self._scored @ weights).sum(axis=0)
+        return np.asarray(errors)
 
     def reliability(self) -> dict[str, list[float]]:
         """Return the reliability curve: of each bin in use, mean score, share observed, images."""

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from fedmed.evaluation.bootstrap import LEVEL, Scored, interval
+from fedmed.evaluation.bootstrap import DEBIASED, Scored
+from fedmed.evaluation.intervals import LEAST, LEVEL, METHOD
 from fedmed.evaluation.ranked import METRICS
 
 
@@ -12,16 +13,25 @@ def summary(scored: Scored) -> dict[str, Any]:
     Macro is the unweighted mean over the findings with both classes; the others are named under
     ``without_both_classes`` and are in no figure.
     """
-    values: dict[str, Any] = {f"macro_{metric}": scored.value(metric) for metric in METRICS}
+    named = (*METRICS, DEBIASED)
+    values: dict[str, Any] = {f"macro_{metric}": scored.value(metric) for metric in named}
     intervals: dict[str, Any] = {
         "level": LEVEL,
-        "method": "percentile bootstrap over patients",
+        "method": METHOD,
         "replicates": scored.replicates["auroc"].shape[1],
         "patients": int(scored.predictions.images["patient"].nunique()),
+        "least_patients": LEAST,
     }
-    for metric in METRICS:
+    for metric in named:
         values[metric] = {f: scored.value(metric, f) for f in scored.findings}
-        intervals[f"macro_{metric}"] = interval(scored.drawn(metric))
-        intervals[metric] = {f: interval(scored.drawn(metric, f)) for f in scored.findings}
+        intervals[f"macro_{metric}"] = scored.interval(metric)
+        intervals[metric] = {f: scored.interval(metric, f) for f in scored.findings}
+    counts = dict(zip(scored.findings, scored.patients, strict=True))
     absent = [target for target in scored.predictions.targets if target not in scored.findings]
-    return {**values, "without_both_classes": absent, "intervals": intervals}
+    return {
+        **values,
+        "patients_with": {finding: ill for finding, (ill, _) in counts.items()},
+        "patients_without": {finding: well for finding, (_, well) in counts.items()},
+        "without_both_classes": absent,
+        "intervals": intervals,
+    }

@@ -55,8 +55,8 @@ def write(table: Table, stem: Path) -> list[Path]:
     """Write ``STEM.md``, ``STEM.tex``, ``STEM.csv`` and ``STEM.cells.csv``, its runs and hashes."""
     paths = [stem.with_name(stem.name + end) for end in (".md", ".tex", ".csv", ".cells.csv")]
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths[0].write_text(markdown(table))
-    paths[1].write_text(latex(table))
+    paths[0].write_text(markdown(table), encoding="utf-8")
+    paths[1].write_text(latex(table), encoding="utf-8")
     safe(table.frame()).to_csv(paths[2], index=False)
     safe(table.trace()).to_csv(paths[3], index=False)
     return paths

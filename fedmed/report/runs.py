@@ -143,7 +143,11 @@ class Run:
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
-        return cast(dict[str, Any], json.loads(path.read_text())) if path.exists() else {}
+        return (
+            cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+            if path.exists()
+            else {}
+        )
 
 
 def find(folders: Sequence[Path]) -> list[Run]:

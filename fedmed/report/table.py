@@ -14,8 +14,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from fedmed.errors import ConfigError, FedmedError
-from fedmed.evaluation.bootstrap import LEVEL, REPLICATES, interval
+from fedmed.evaluation.bootstrap import REPLICATES, interval_of
 from fedmed.evaluation.comparison import Comparison, Test, compare, holm, standard_error
+from fedmed.evaluation.intervals import LEAST, LEVEL, METHOD
 from fedmed.evaluation.ranked import METRICS
 from fedmed.report.runs import FAILED, FINISHED, Run
 from fedmed.report.select import SAID, Rule, round_of, value_of
@@ -208,8 +209,9 @@ def fill(cell: Cell, settings: Settings) -> None:
     if not all(first.same_test(run.scored.predictions) for run in cell.finished):
         cell.notes.append("no interval: the seeds were tested on different patients")
         return
-    drawn = np.mean([run.scored.drawn(*measured) for run in cell.finished], axis=0)
-    cell.interval = interval(drawn)
+    cell.interval = interval_of([run.scored for run in cell.finished], *measured)
+    if np.isnan(cell.interval[0]):
+        cell.notes.append(f"no interval: fewer than {LEAST} patients with or without a finding")
 
 
 def _of_last_rounds(cell: Cell) -> bool:
@@ -280,6 +282,7 @@ def _trace(cell: Cell) -> Iterator[dict[str, Any]]:
         if cell.comparison:
             line |= {"difference": cell.comparison.difference, "low": cell.comparison.low}
             line |= {"high": cell.comparison.high, "p": cell.comparison.p, "p_holm": cell.p}
+            line |= {"paired_seeds": cell.comparison.seeds}
         yield line | {"notes": "; ".join(cell.notes)}
 
 
@@ -290,17 +293,24 @@ def _caption(cells: Sequence[Cell], settings: Settings, seeds: Sequence[int]) ->
     if any(not np.isnan(cell.interval[0]) for cell in cells):
         said.append(
             f"In brackets, the mean's {LEVEL:.0%} interval over test patients for these models "
-            f"({REPLICATES:,} bootstrap replicates)."
+            f"({METHOD}, {REPLICATES:,} replicates)."
         )
     tested = sum(cell.comparison is not None for cell in cells)
     if settings.baseline:
         how = (
             "patient bootstrap" if settings.test == "bootstrap" else "DeLong, patients as clusters"
         )
+        pairs = [cell.comparison.seeds for cell in cells if cell.comparison]
+        over = "over patients and seeds" if max(pairs, default=1) > 1 else "over patients"
         said.append(
-            f"* differs from {label_of(settings.baseline)} at {ALPHA:g} (paired {how}, "
+            f"* differs from {label_of(settings.baseline)} at {ALPHA:g} {over} (paired {how}, "
             f"Holm-corrected over {tested} tests)."
         )
+        if 1 in pairs:
+            said.append(
+                "With one seed in common the star cannot know the spread over seeds: another seed "
+                "may say otherwise."
+            )
     notes = {note for cell in cells for note in cell.notes}
     return said + [f"{note[0].upper()}{note[1:]}." for note in sorted(notes)]
 

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedmed import config as cfg
 from fedmed.console import Console
 from fedmed.experiment import run
+from fedmed.terminal import tolerate
 from fedmed.texts import LogFormatter
 
 app = ServerApp()
@@ -21,6 +22,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the experiment over the Grid, and leave its run directory."""
+    tolerate()
     overrides = split(str(context.run_config["overrides"]))
     config = cfg.compose(overrides, build=False)
     if not isinstance(config.runner, cfg.Deployment):  # whose images are at the hospitals

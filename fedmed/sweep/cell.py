@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fedmed import config as cfg
+from fedmed.terminal import tolerate
 
 
 def play(overrides: Sequence[str], folder: Path, slot: int, run_id: str | None = None) -> None:
@@ -29,6 +30,7 @@ def play(overrides: Sequence[str], folder: Path, slot: int, run_id: str | None =
     if torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
     os.environ.setdefault("TQDM_DISABLE", "1")
+    tolerate()
     with _printing_to(folder / "run.log"):
         from fedmed.run import run_composed
 

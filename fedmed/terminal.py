@@ -1,0 +1,48 @@
+"""Standard output and error that show what they can, and outlive their reader."""
+
+import io
+import os
+import sys
+
+
+class _Tolerant(io.TextIOWrapper):
+    """A stream that writes on, into nothing, once its reader has gone (``| head``)."""
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._lose()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._lose()
+            super().flush()
+
+    def _lose(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
+def tolerate() -> None:
+    """Let nothing that is printed end a program whose work is done.
+
+    A character that the terminal, the log or the locale cannot show becomes a question mark, and a
+    reader that goes away is no error. Called first by whatever is a command; streams that are not
+    the interpreter's own, such as a test's, are left alone.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:
+            tolerant = _Tolerant(
+                stream.buffer,
+                encoding=stream.encoding,
+                errors="replace",
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, tolerant)

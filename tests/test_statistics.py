@@ -1,0 +1,182 @@
+"""Intervals cover what they claim and tests keep their level: small simulations, known truths."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy.stats import beta, binom, t
+
+from fedmed.evaluation.bootstrap import DEBIASED, score
+from fedmed.evaluation.comparison import _crossed, compare, holm
+from fedmed.evaluation.intervals import LEAST, calibration, effective_patients, proportion
+
+
+@pytest.fixture(scope="module")
+def simulation() -> ModuleType:
+    """The script that writes the tables of docs/statistics.md."""
+    spec = importlib.util.spec_from_file_location("intervals", ROOT / "scripts" / "intervals.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["intervals"] = module  # where dataclasses look their types up
+    path = list(sys.path)
+    spec.loader.exec_module(module)
+    sys.path[:] = path
+    return module
+
+
+def enough(share: float, datasets: float, level: float = 0.93) -> bool:
+    """Say whether a share covered is compatible with a coverage of at least ``level``."""
+    return bool(binom.cdf(round(share * datasets), round(datasets), level) > 1e-3)
+
+
+@pytest.mark.parametrize("shift", [0.5, 2.3])
+def test_intervals_cover_with_few_positive_patients(simulation: ModuleType, shift: float) -> None:
+    rows = simulation.coverage(simulation.World(150, [14], shift), 80)
+    assert 0.5 < rows["given"].min() < 1  # none below ten patients
+    for metric, row in rows.iterrows():
+        assert enough(row["covered"], 80 * row["given"]), metric
+
+
+@pytest.mark.parametrize("off", [0.0, 0.03, 0.1])
+def test_calibration_error_is_covered_and_not_too_large(simulation: ModuleType, off: float) -> None:
+    rows = simulation.coverage(simulation.World(200, [60], 1.2, off), 50)
+    row, plain = rows.loc[DEBIASED], rows.loc["ece"]
+    assert enough(row["covered"], 50)
+    assert abs(row["value"] - row["truth"]) < 0.015
+    if off < 0.1:
+        assert plain["value"] - row["truth"] > abs(row["value"] - row["truth"])
+
+
+def test_macro_of_rare_findings_is_covered(simulation: ModuleType) -> None:
+    rows = simulation.coverage(simulation.World(150, [5, 6, 40], 1.2), 60)
+    assert enough(rows.loc["auroc", "covered"], 60 * rows.loc["auroc", "given"])
+
+
+def test_no_interval_below_the_stated_number_of_patients() -> None:
+    from test_evaluation import predictions
+
+    rng = np.random.default_rng(0)
+    for positives in (LEAST - 1, LEAST):
+        labels = np.zeros((100, 1), np.float32)
+        labels[:positives] = 1
+        labels = np.repeat(labels, 2, axis=0)  # images do not make patients
+        given = predictions(rng.random((200, 1)), labels, np.repeat(np.arange(100), 2))
+        found = score(given, 200)
+        assert found.patients == ((positives, 100 - positives),)
+        for metric in ("auroc", "brier", DEBIASED):
+            assert np.isnan(found.interval(metric, "a")[0]) == (positives < LEAST)
+
+
+def test_an_interval_is_the_exact_binomial_one_of_independent_trials() -> None:
+    """A share of independent patients has Clopper & Pearson's interval."""
+    rng, n, hits = np.random.default_rng(1), 400, 130
+    drawn = rng.binomial(n, hits / n, 200_000) / n
+    low, high = proportion(hits / n, drawn)
+    assert low == pytest.approx(beta.ppf(0.025, hits, n - hits + 1), abs=1e-3)
+    assert high == pytest.approx(beta.ppf(0.975, hits + 1, n - hits), abs=1e-3)
+    sure = proportion(1.0, np.ones(100), patients=12)
+    trials = 12 * (1.959964 / t.ppf(0.975, 11)) ** 2
+    assert sure == (pytest.approx(0.025 ** (1 / trials), rel=1e-4), 1.0)
+
+
+def test_a_mean_is_known_from_as_many_patients_as_weigh_in_it() -> None:
+    assert effective_patients([1.0], [10]) == pytest.approx(10)
+    assert effective_patients([1.0, 1.0], [10, 10]) == pytest.approx(19)
+    assert effective_patients([1.0, 0.0], [10, 500]) == pytest.approx(10)
+
+
+def test_calibration_without_noise_is_what_was_seen() -> None:
+    errors = np.array([[0.01, -0.02, 0.0]])
+    found = calibration(errors, np.repeat(errors[:, :, None], 10, axis=2))
+    assert found == pytest.approx((0.03, 0.03, 0.03))
+
+
+def test_patients_and_seeds_are_crossed() -> None:
+    """By hand: Obuchowski & Rockette's variance and Hillis's degrees of freedom."""
+    d, covariance = np.array([0.01, 0.04, 0.07]), np.full((3, 3), 1e-4) + np.eye(3) * 2e-5
+    values = np.stack([0.8 + d, np.full(3, 0.8)], axis=1)
+    found = _crossed(values, covariance, float("inf"))
+    apart = np.var(d, ddof=1) / 3
+    variance = apart + 1e-4
+    freedom = variance**2 / (apart**2 / 2)
+    assert found.difference == pytest.approx(0.04)
+    assert found.p == pytest.approx(2 * t.sf(0.04 / variance**0.5, freedom))
+    assert found.high - 0.04 == pytest.approx(t.ppf(0.975, freedom) * variance**0.5)
+    one = _crossed(np.array([[0.84, 0.8]]), np.array([[1e-4]]), 31)
+    assert one.p == pytest.approx(2 * t.sf(4, 30))
+    assert one.seeds == 1
+    still = _crossed(np.array([[0.84, 0.8]] * 2), covariance[:2, :2], 31)  # patients' remains
+    assert still.p == pytest.approx(2 * t.sf(0.04 / covariance[:2, :2].mean() ** 0.5, 30))
+    lucky = np.array([[0.84, 0.8], [0.94, 0.9]])  # the differences agree, the seeds do not
+    assert _crossed(lucky, covariance[:2, :2], 31).p > 0.3
+
+
+def test_a_star_is_not_for_a_lucky_seed(simulation: ModuleType) -> None:
+    """Two equal methods whose seeds differ much: a test of patients alone finds them different."""
+    found = simulation.rejections(seeds=3, spread=0.7, better=0, datasets=40)
+    for share in found.values():
+        assert binom.sf(round(share * 40) - 1, 40, 0.05) > 1e-3
+    rng, blind = np.random.default_rng(0), 0
+    for _ in range(40):
+        ours, theirs = simulation.pairs_of_runs(rng, 3, 0.7, 0)
+        drawn = np.mean(
+            [a.drawn("auroc") - b.drawn("auroc") for a, b in zip(ours, theirs, strict=True)], axis=0
+        )
+        blind += abs(drawn.mean()) > 1.96 * drawn.std()
+    assert binom.sf(blind - 1, 40, 0.05) < 1e-3
+
+
+@pytest.mark.parametrize("test", ["bootstrap", "delong"])
+def test_a_clear_difference_is_starred_in_any_family(simulation: ModuleType, test: str) -> None:
+    ours, theirs = simulation.pairs_of_runs(np.random.default_rng(0), 2, 0.05, 3, patients=400)
+    found = compare(ours, theirs, "auroc", test=test)
+    assert found.seeds == 2
+    assert holm([found.p] * 100)[0] < 0.05
+    assert found.low < found.difference < found.high
+
+
+@pytest.fixture
+def scored_files(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Run ``scripts/score.py`` on made-up files with a finding whose name is not ASCII."""
+    rng, folder = np.random.default_rng(0), tmp_path
+    head, ids = "image,Erguß\n", [f"i{i}" for i in range(60)]
+    for name, values in (("p", rng.random(60)), ("l", rng.integers(0, 2, 60))):
+        lines = "".join(f"{i},{v}\n" for i, v in zip(ids, values, strict=True))
+        (folder / f"{name}.csv").write_text(head + lines, encoding="utf-8")
+
+    def run(after: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        files = "--predictions p.csv --labels l.csv --replicates 20 --out out.md"
+        command = f"{sys.executable} {ROOT / 'scripts' / 'score.py'} {files} {after}"
+        given = os.environ | environment
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            cwd=str(folder),
+            env=given,
+            capture_output=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_output_that_cannot_be_shown_or_is_not_read_ends_nothing(
+    scored_files: Callable[..., subprocess.CompletedProcess[bytes]], tmp_path: Path
+) -> None:
+    for encoding in ("ascii", "latin-1"):
+        done = scored_files("", PYTHONIOENCODING=encoding, PYTHONUTF8="0", LC_ALL="C")
+        assert done.returncode == 0, done.stderr
+        assert "Erguß".encode(encoding, "replace") in done.stdout
+    for after in ("| head -c 1", "| true", "2>&1 | true"):
+        done = scored_files(after)
+        assert (done.returncode, done.stderr) == (0, b"")
+        written = (tmp_path / "out.md").read_text(encoding="utf-8")
+        assert "| Erguß |" in written
+        (tmp_path / "out.md").unlink()
