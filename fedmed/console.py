@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fedmed.checkpoint import Row
 from fedmed.config import Config
+from fedmed.metrics import FEW
 from fedmed.texts import MOST, printable
 
 REFUTED = "THE CLAIM IS REFUTED"
@@ -78,18 +79,24 @@ class Console:
         scores.add_column("finding")
         scores.add_column("AUROC", justify="right")
         scores.add_column("AUPRC", justify="right")
+        scores.add_column("patients with", justify="right")
         for target, value in test["auroc"].items():
-            scores.add_row(_text(target), f"{value:.3f}", f"{test['auprc'][target]:.3f}")
+            ill = f"{test['patients_with'][target]:,}"
+            scores.add_row(_text(target), f"{value:.3f}", f"{test['auprc'][target]:.3f}", ill)
         scores.add_section()
         scores.add_row(
-            "[bold]macro", f"[bold]{_number(test['macro_auroc'])}", _number(test["macro_auprc"])
+            "[bold]macro",
+            f"[bold]{_number(test['macro_auroc'])}",
+            _number(test["macro_auprc"]),
+            f"{len(test['auroc'])} findings",
         )
         facts = Table.grid(padding=(0, 2))
         if test["without_both_classes"]:
             facts.add_row(
                 "not scored", _text(", ".join(test["without_both_classes"]) + " (one class only)")
             )
-        withheld = spent["unit"] in ("patient", "image") and not val["clients"]
+        unseen = not (val["clients"] or val["left_out"])
+        withheld = spent["unit"] in ("patient", "image") and unseen
         facts.add_row("clients", "scores withheld" if withheld else _spread(val))
         facts.add_row("test", _text(_tested(test)))
         if len(test["by_site"]) > 1:
@@ -133,12 +140,24 @@ def _number(value: float | None) -> str:
 
 
 def _spread(val: dict[str, Any]) -> str:
+    left_out = len(val["left_out"])
     if not val["clients"]:
+        if left_out:
+            return f"not compared: no finding has both classes at all of {left_out} clients"
         return "no client has patients for validation"
+    without = f"; {left_out} left out, who have too few patients with a finding" if left_out else ""
     return (
         f"validation AUROC {_number(val['mean'])} on average, {_number(val['worst'])} at the worst "
-        f"of {val['clients']}, spread (sd) {_number(val['sd'])}"
+        f"of {val['clients']}, spread (sd) {_number(val['sd'])}, over the "
+        f"{_findings(val['findings'], val['positives'])}{without}"
     )
+
+
+def _findings(count: int, positives: int) -> str:
+    """Return over how many findings a mean is, and how many patients the rarest has."""
+    few = f" (fewer than {FEW}: mostly chance)" if positives < FEW else ""
+    what = "finding that all share" if count == 1 else "findings that all share"
+    return f"{count} {what}, patients with the rarest: at least {positives}{few}"
 
 
 def _tested(test: dict[str, Any]) -> str:
@@ -152,16 +171,31 @@ def _tested(test: dict[str, Any]) -> str:
     if worst and gap:
         text += (
             f"; worst subgroup {_number(worst['macro_auroc'])} ({worst['by']}: {worst['group']}), "
-            f"widest gap {_number(gap['macro_auroc'])} ({gap['by']})"
+            f"widest gap {gap_beside_chance(gap)}"
         )
     return text
 
 
+def gap_beside_chance(gap: dict[str, Any]) -> str:
+    """Return a gap between subgroups, between which, and what it is when dealt by chance."""
+    return (
+        f"{_number(gap['macro_auroc'])} ({gap['by']}; by chance {_number(gap['chance'])}, "
+        f"p = {_number(gap['p'])})"
+    )
+
+
 def _sites(test: dict[str, Any]) -> str:
     by_site = {site: v for site, v in test["by_site"].items() if v is not None and v == v}
+    if not by_site:
+        return "not compared: no finding has both classes at all of them"
     best_first = sorted(by_site, key=lambda site: -by_site[site])
     shown = best_first if len(best_first) <= 6 else [best_first[0], best_first[-1]]
     text = "test AUROC " + ", ".join(f"{by_site[site]:.3f} {site}" for site in shown)
+    least = min(test["by_site_positives"].values())
+    text += f", over the {_findings(len(test['by_site_findings']), least)}"
+    left_out = [site for site in test["by_site"] if site not in by_site]
+    if left_out:
+        text += f"; left out: {', '.join(left_out)}"
     return f"{text}; clients.csv has each client's on-domain and off-domain"
 
 

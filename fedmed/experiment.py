@@ -25,7 +25,7 @@ from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.subgroups import subgroups
 from fedmed.evaluation.summary import summary as evaluation
 from fedmed.faults import ClientFailure
-from fedmed.metrics import accuracy_by_group, macro, per_group
+from fedmed.metrics import accuracy_by_group, by_group, macro
 from fedmed.privacy import Ledger, PrivateStrategy, Unit
 from fedmed.privacy.assumptions import assumptions, caveats, guarantees
 from fedmed.privacy.released import pixel_assumptions, pixel_releases
@@ -303,13 +303,15 @@ def _results(
     seconds = pd.DataFrame({"round": range(1, state.round + 1), "seconds": state.seconds})
     here.write_csv(seconds, "time.csv")
     scores, targets = predictions.scores, predictions.targets
-    by_site = per_group(scores, data.truth, targets, data.test["site"])
-    clients = with_scores(data, state.metrics, state.round, by_site)
+    at_sites = by_group(scores, data.truth, targets, data.test["site"], data.test["patient"])
+    clients = with_scores(data, state.metrics, state.round, at_sites.macro)
     here.write_csv(clients, "clients.csv")
     test = evaluation(score(predictions))
     accuracy = accuracy_by_group(scores, data.truth, data.test["site"])
     sites = {
-        "by_site": by_site,
+        "by_site": at_sites.macro,
+        "by_site_findings": at_sites.findings,
+        "by_site_positives": at_sites.positives,
         "accuracy_by_site": accuracy,
         "mean_site_accuracy": macro(accuracy),
     }

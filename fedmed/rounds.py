@@ -236,7 +236,34 @@ class Federation:
         if replies:
             with seeded_globals(self.config.seed, "aggregate validation", round_):
                 self.strategy.aggregate_evaluate(round_, replies)
-        return rows + gate.rows()
+        return rows + self._compared(round_, replies) + gate.rows()
+
+    def _compared(self, round_: int, replies: Sequence[Message]) -> list[Row]:
+        """Return each client's AUROC by finding, and its macro over those that all who count share.
+
+        ``findings`` is how many those are, ``positives`` a client's patients with the rarest.
+        """
+        targets = tuple(self.config.dataset.arguments["targets"])
+        auroc: dict[str, dict[str, float]] = {}
+        positives: dict[str, dict[str, int]] = {}
+        for reply in replies:
+            client = str(self._client(reply.metadata.src_node_id))
+            scores, counts = (_list(reply, k) for k in (metrics.AUROC, metrics.POSITIVES))
+            if len(scores) == len(counts) == len(targets):
+                named = zip(targets, scores, strict=True)
+                auroc[client] = {target: v for target, v in named if 0 <= v <= 1}
+                known = [int(n) if 0 <= n < 2**53 else 0 for n in counts]
+                positives[client] = dict(zip(targets, known, strict=True))
+        found = metrics.compared(auroc, positives)
+        rows: list[Row] = [
+            (round_, "val", int(client), f"auroc/{target}", value)
+            for client, values in auroc.items()
+            for target, value in values.items()
+        ]
+        for client, count in found.positives.items():
+            rows.append((round_, "val", int(client), "macro_auroc", found.macro[client]))
+            rows.append((round_, "val", int(client), "positives", float(count)))
+        return [*rows, (round_, "val", POOLED, "findings", float(len(found.findings)))]
 
     def _test(self, round_: int, arrays: ArrayRecord) -> tuple[list[Row], Floats]:
         scores = self.engine.score(arrays)
@@ -276,3 +303,11 @@ class Federation:
 
     def _client(self, node: int) -> int:
         return self.engine.client_of(node)
+
+
+def _list(reply: Message, name: str) -> list[float]:
+    """Return a list of numbers from a reply's metrics, empty if there is none."""
+    for record in reply.content.metric_records.values():
+        if isinstance(values := record.get(name), list):
+            return [float(value) for value in values]
+    return []

@@ -21,13 +21,15 @@ def with_scores(
 ) -> pd.DataFrame:
     """Add each client's scores after the last round to ``clients.csv``.
 
-    ``val_loss`` and ``val_macro_auroc`` are over its own validation patients. ``on_domain_auroc``
-    is over the test patients of the sites that its own patients come from, and
-    ``off_domain_auroc`` over those of each other site; both are means over sites, of the global
-    model, and empty where there is no such site.
+    ``val_loss`` and ``val_macro_auroc`` are over its own validation patients, the latter over the
+    findings with both classes at every client that is compared; ``val_positives`` are its patients
+    with the rarest of them. ``on_domain_auroc`` is over the test patients of the sites that its own
+    patients come from, and ``off_domain_auroc`` over those of each other site; both are means over
+    sites, of the global model and over the findings that the sites share, and empty where there is
+    no such site.
     """
     clients = data.clients
-    for name in ("loss", "macro_auroc"):
+    for name in ("loss", "macro_auroc", "positives"):
         scores = {row[2]: row[4] for row in rows if row[:2] == (last, "val") and row[3] == name}
         clients = clients.assign(**{f"val_{name}": clients["client"].map(scores)})
     homes = data.homes
@@ -64,7 +66,6 @@ def summarise(
     """
     last = [row for row in state.metrics if row[0] == state.round]
     loss = next(row[4] for row in last if row[1] == "test" and row[3] == "loss")
-    val = clients["val_macro_auroc"].dropna()
     return {
         "status": "finished",
         **data.hashes,
@@ -77,12 +78,7 @@ def summarise(
         "unreadable_images": len(data.store.unreadable),
         "partition": measure(clients),
         "test": {"loss": loss, **scores},
-        "val": {
-            "clients": len(val),
-            "mean": float(val.mean()) if len(val) else None,
-            "worst": float(val.min()) if len(val) else None,
-            "sd": float(val.std(ddof=0)) if len(val) else None,
-        },
+        "val": _validation(last, clients),
         "faults": summary_of(state.metrics),
         "privacy": ledger.statement() if ledger else {"unit": None, "epsilon": None, "delta": None},
         "time": {
@@ -102,3 +98,19 @@ def _moved(state: Checkpoint) -> list[str]:
     """Return a caveat for each change of what the rounds were run on."""
     pairs = itertools.pairwise(state.surroundings)
     return [f"resumed on something else: {identity.changed(*pair)}" for pair in pairs]
+
+
+def _validation(last: Sequence[Row], clients: pd.DataFrame) -> dict[str, Any]:
+    """Return how the clients compare on their validation patients, after the last round."""
+    val = clients["val_macro_auroc"].dropna()
+    scored = clients["val_loss"].notna()
+    findings = [int(row[4]) for row in last if row[1] == "val" and row[3] == "findings"]
+    return {
+        "clients": len(val),
+        "left_out": clients.loc[scored & clients["val_macro_auroc"].isna(), "client"].tolist(),
+        "findings": findings[0] if findings else 0,
+        "positives": int(clients["val_positives"].min()) if len(val) else None,
+        "mean": float(val.mean()) if len(val) else None,
+        "worst": float(val.min()) if len(val) else None,
+        "sd": float(val.std(ddof=0)) if len(val) else None,
+    }

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedmed import jsontext
+from fedmed.console import gap_beside_chance
 from fedmed.errors import FedmedError
 from fedmed.evaluation.bootstrap import REPLICATES, score
 from fedmed.evaluation.ranked import METRICS
@@ -121,7 +122,7 @@ def _show(found: dict[str, Any]) -> None:
     if worst and gap:
         console.print(
             f"worst subgroup: {worst['macro_auroc']:.3f} macro AUROC ({worst['by']}: "
-            f"{worst['group']}); widest gap {gap['macro_auroc']:.3f} ({gap['by']})"
+            f"{worst['group']}); widest gap {gap_beside_chance(gap)}"
         )
 
 

@@ -39,10 +39,10 @@ def enough(share: float, datasets: float, level: float = 0.93) -> bool:
 
 @pytest.mark.parametrize("shift", [0.5, 2.3])
 def test_intervals_cover_with_few_positive_patients(simulation: ModuleType, shift: float) -> None:
-    rows = simulation.coverage(simulation.World(150, [14], shift), 80)
+    rows = simulation.coverage(simulation.World(150, [14], shift), 60)
     assert 0.5 < rows["given"].min() < 1  # none below ten patients
     for metric, row in rows.iterrows():
-        assert enough(row["covered"], 80 * row["given"]), metric
+        assert enough(row["covered"], 60 * row["given"]), metric
 
 
 @pytest.mark.parametrize("off", [0.0, 0.03, 0.1])
@@ -77,12 +77,11 @@ def test_no_interval_below_the_stated_number_of_patients() -> None:
 
 def test_an_interval_is_the_exact_binomial_one_of_independent_trials() -> None:
     """A share of independent patients has Clopper & Pearson's interval."""
-    rng, n, hits = np.random.default_rng(1), 400, 130
-    drawn = rng.binomial(n, hits / n, 200_000) / n
-    low, high = proportion(hits / n, drawn)
-    assert low == pytest.approx(beta.ppf(0.025, hits, n - hits + 1), abs=1e-3)
-    assert high == pytest.approx(beta.ppf(0.975, hits + 1, n - hits), abs=1e-3)
-    sure = proportion(1.0, np.ones(100), patients=12)
+    n, hits = 400, 130
+    low, high = proportion(hits / n, hits * (n - hits) / n**3)
+    assert low == pytest.approx(beta.ppf(0.025, hits, n - hits + 1))
+    assert high == pytest.approx(beta.ppf(0.975, hits + 1, n - hits))
+    sure = proportion(1.0, 0.0, patients=12)
     trials = 12 * (1.959964 / t.ppf(0.975, 11)) ** 2
     assert sure == (pytest.approx(0.025 ** (1 / trials), rel=1e-4), 1.0)
 
@@ -121,17 +120,17 @@ def test_patients_and_seeds_are_crossed() -> None:
 
 def test_a_star_is_not_for_a_lucky_seed(simulation: ModuleType) -> None:
     """Two equal methods whose seeds differ much: a test of patients alone finds them different."""
-    found = simulation.rejections(seeds=3, spread=0.7, better=0, datasets=40)
+    found = simulation.rejections(seeds=3, spread=0.7, better=0, datasets=30)
     for share in found.values():
-        assert binom.sf(round(share * 40) - 1, 40, 0.05) > 1e-3
+        assert binom.sf(round(share * 30) - 1, 30, 0.05) > 1e-3
     rng, blind = np.random.default_rng(0), 0
-    for _ in range(40):
+    for _ in range(30):
         ours, theirs = simulation.pairs_of_runs(rng, 3, 0.7, 0)
         drawn = np.mean(
             [a.drawn("auroc") - b.drawn("auroc") for a, b in zip(ours, theirs, strict=True)], axis=0
         )
         blind += abs(drawn.mean()) > 1.96 * drawn.std()
-    assert binom.sf(blind - 1, 40, 0.05) < 1e-3
+    assert binom.sf(blind - 1, 30, 0.05) < 1e-3
 
 
 @pytest.mark.parametrize("test", ["bootstrap", "delong"])
@@ -170,11 +169,10 @@ def scored_files(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[by
 def test_output_that_cannot_be_shown_or_is_not_read_ends_nothing(
     scored_files: Callable[..., subprocess.CompletedProcess[bytes]], tmp_path: Path
 ) -> None:
-    for encoding in ("ascii", "latin-1"):
-        done = scored_files("", PYTHONIOENCODING=encoding, PYTHONUTF8="0", LC_ALL="C")
-        assert done.returncode == 0, done.stderr
-        assert "Erguß".encode(encoding, "replace") in done.stdout
-    for after in ("| head -c 1", "| true", "2>&1 | true"):
+    done = scored_files("", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    assert done.returncode == 0, done.stderr
+    assert b"Ergu?" in done.stdout
+    for after in ("| head -c 1", "2>&1 | true"):
         done = scored_files(after)
         assert (done.returncode, done.stderr) == (0, b"")
         written = (tmp_path / "out.md").read_text(encoding="utf-8")

@@ -81,11 +81,15 @@ def evaluate(message: Message, context: Context) -> Message:
     scores = predict(here.network, examples)
     truth = examples.labels[examples.rows]
     targets = tuple(here.config.dataset.arguments["targets"])
-    auroc = metrics.macro(metrics.per_target(scores, truth, targets)["auroc"])
-    loss = metrics.bce(scores, truth)
-    served = utility(scores, truth, here.index.loc[examples.rows, "patient"].tolist())
+    auroc = metrics.per_target(scores, truth, targets)["auroc"]
+    patients = here.index.loc[examples.rows, "patient"]
+    positives = metrics.positives(truth, patients.to_numpy(), targets)
+    loss, served = metrics.bce(scores, truth), utility(scores, truth, patients.tolist())
     weighting = here.config.strategy.weighting
-    values = _metrics(weighting, len(examples), loss=loss, macro_auroc=auroc, utility=served)
+    values = _metrics(weighting, len(examples), loss=loss, utility=served)
+    # By finding: over which of them clients can be compared only the server sees.
+    values[metrics.AUROC] = [auroc.get(target, float("nan")) for target in targets]
+    values[metrics.POSITIVES] = [positives[target] for target in targets]
     return Message(RecordDict({METRICS: values}), reply_to=message)
 
 

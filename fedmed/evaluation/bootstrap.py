@@ -130,9 +130,9 @@ def interval(drawn: Values, level: float = LEVEL) -> Interval:
     (NaN).
     """
     known = drawn[~np.isnan(drawn)]
-    if len(known) < max(1, ENOUGH * len(drawn)):
+    if len(known) < max(2, ENOUGH * len(drawn)):
         return UNKNOWN
-    return proportion(float(known.mean()), known, level=level)
+    return proportion(float(known.mean()), float(known.var(ddof=1)), level=level)
 
 
 def interval_of(runs: Sequence[Scored], metric: str, finding: str | None = None) -> Interval:
@@ -148,14 +148,14 @@ def interval_of(runs: Sequence[Scored], metric: str, finding: str | None = None)
         finding: None for the mean over all that are scored.
     """
     first = runs[0]
-    rarer = [min(counts) for counts in first.patients]
     which = slice(None) if finding is None else [first.findings.index(finding)]
+    rarer = np.min(first.patients, axis=1)[which] if first.patients else np.zeros(0)
     name = "ece" if metric == DEBIASED else metric
     each = np.mean([run.replicates[name][which] for run in runs], axis=0)
     if each.shape[1] < 2 or each.size == 0 or np.isnan(each).any(axis=0).mean() > ENOUGH:
         return UNKNOWN
     variances = np.nanvar(each, axis=1, ddof=1)
-    patients = effective_patients(variances.tolist(), np.asarray(rarer)[which].tolist())
+    patients = effective_patients(variances.tolist(), rarer.tolist())
     if patients < LEAST:
         return UNKNOWN
     if name == "ece":
@@ -163,7 +163,10 @@ def interval_of(runs: Sequence[Scored], metric: str, finding: str | None = None)
         return low, high
     share = SHARE_OF_PATIENTS.get(metric, 1.0)
     value = float(np.mean([run.value(metric, finding) for run in runs]))
-    return proportion(value, each.mean(axis=0), 1 + (patients - 1) * share)
+    variance = float(np.nanvar(each.mean(axis=0), ddof=1))
+    if variance > 0:  # replicates of m patients vary by (m - 1) / m of what they should
+        variance *= variances @ (rarer / (rarer - 1)) / variances.sum()
+    return proportion(value, variance, 1 + (patients - 1) * share)
 
 
 def _calibration(runs: Sequence[Scored], finding: str | None) -> tuple[float, float, float]:

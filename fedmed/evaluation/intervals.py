@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, norm, t
 
-Values = NDArray[np.float64]  # one a replicate
 Interval = tuple[float, float]
 
 LEVEL = 0.95
@@ -27,25 +26,24 @@ _SHIFTS = np.linspace(6, -6, 49)  # standard errors that a bin's error is though
 
 
 def proportion(
-    value: float, drawn: Values, patients: float = float("inf"), level: float = LEVEL
+    value: float, variance: float, patients: float = float("inf"), level: float = LEVEL
 ) -> Interval:
     """Return the interval of a score between 0 and 1: Korn & Graubard's.
 
     The exact binomial interval of Clopper & Pearson, of as many independent trials as would have
-    the variance of the replicates (Korn & Graubard 1998, Survey Methodology 24:193), fewer for a
-    variance that is itself estimated from few patients. It stays within 0…1, and is an interval
+    the variance (Korn & Graubard 1998, Survey Methodology 24:193), fewer for a variance that is
+    itself estimated from few patients. It stays within 0…1, and is an interval
     too where nothing was wrong.
 
     Args:
         value: the estimate.
-        drawn: in each replicate; NaN where a class is absent.
-        patients: from how many the variance is known; the degrees of freedom are one less.
+        variance: of the estimate.
+        patients: from how many that is known; the degrees of freedom are one less.
         level: of confidence.
     """
-    known = drawn[~np.isnan(drawn)]
-    if len(known) < 2 or patients <= 1 or not 0 <= value <= 1:
+    if np.isnan(variance) or patients <= 1 or not 0 <= value <= 1:
         return UNKNOWN
-    variance, most = known.var(ddof=1), value * (1 - value)
+    most = value * (1 - value)
     trials = most / variance if variance > 0 and most > 0 else patients
     if np.isinf(trials):
         return value, value
@@ -57,7 +55,7 @@ def proportion(
     return float(low), float(high)
 
 
-def effective_patients(variances: Sequence[float], patients: Sequence[int]) -> float:
+def effective_patients(variances: Sequence[float], patients: Sequence[float]) -> float:
     """Return from how many patients the variance of a mean over findings is known.
 
     Satterthwaite 1946 (Biometrics Bulletin 2:110) over the findings' variances: of findings alike
@@ -89,14 +87,12 @@ def calibration(
         drawn: the same in each replicate, parts × bins × replicates.
     """
     noise = drawn - errors[:, :, None]
-    spread = np.nanstd(noise, axis=2)
-    seen = np.abs(errors).sum(axis=1).mean()
+    noise = noise[:, :, ~np.isnan(noise).any(axis=(0, 1))]
+    nearer = _SHIFTS[:, None, None] * noise.std(axis=2)
+    true = np.sign(errors) * np.maximum(np.abs(errors) - nearer, 0)  # shifts × parts × bins
+    would = np.array([np.abs(one[:, :, None] + noise).sum(axis=1).mean(axis=0) for one in true])
     tail = (1 - _CALIBRATION_LEVEL) / 2
-    truths, quantiles = [], []
-    for shift in _SHIFTS:
-        true = np.sign(errors) * np.maximum(np.abs(errors) - shift * spread, 0)
-        would = np.abs(true[:, :, None] + noise).sum(axis=1).mean(axis=0)
-        truths.append(np.abs(true).sum(axis=1).mean())
-        quantiles.append(np.nanquantile(would, [1 - tail, 0.5, tail]))
-    low, middle, high = (np.interp(seen, q, truths) for q in np.array(quantiles).T)
-    return float(low), float(middle), float(high)
+    quantiles = np.quantile(would, [1 - tail, 0.5, tail], axis=1)
+    seen, truths = np.abs(errors).sum(axis=1).mean(), np.abs(true).sum(axis=2).mean(axis=1)
+    low, middle, high = (float(np.interp(seen, quantile, truths)) for quantile in quantiles)
+    return low, middle, high

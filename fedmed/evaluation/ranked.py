@@ -104,6 +104,18 @@ class Ranked:
         named = dict(zip(METRICS, values, strict=True))
         return {name: np.where(lacking, np.nan, value) for name, value in named.items()}
 
+    def auroc(self, weights: Weights) -> Values:
+        """Return the AUROC alone under each weighting, NaN where it lacks a class.
+
+        Args:
+            weights: patients × replicates, not negative.
+        """
+        positive = self._positive @ weights
+        below = np.cumsum(self._below @ weights, axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            wins = (positive * (below[:-1] + 0.5 * (self._tied @ weights))).sum(axis=0)
+            return np.asarray(wins / (positive.sum(axis=0) * below[-1]))
+
     def errors(self, weights: Weights) -> NDArray[np.float64]:
         """Return each bin's calibration error: predicted less observed, as a share of all images.
 

@@ -4,7 +4,14 @@ The rule. A finding counts in a group when at least :data:`LEAST` of the group's
 and as many do not. A group in which fewer than half of the scored findings count is too small: it
 is named and left out. The groups of one attribute are compared by the mean AUROC over the findings
 that count in all of those kept, so that none looks better for lack of a hard finding. Images whose
-attribute is not known belong to no group. The worst of many small groups is partly the least lucky.
+attribute is not known belong to no group.
+
+The worst of many small groups is the least lucky one, and the widest of many gaps is wide by chance
+alone. Beside each gap therefore stands what it would be if it were chance: the patients' attributes
+are dealt anew among the patients, :data:`DEALS` times, and the same groups are compared over the
+same findings. Patients are dealt those of others with the same rarest finding, so that a group in
+which a finding is rare stays one: else its noise would be taken for a gap. The widest gap is set
+beside the widest of each deal.
 """
 
 from itertools import combinations
@@ -16,30 +23,42 @@ from numpy.typing import NDArray
 
 from fedmed.evaluation.bootstrap import score
 from fedmed.evaluation.predictions import Predictions
+from fedmed.evaluation.ranked import Ranked
+from fedmed.seeding import generator
 
 LEAST = 10  # patients with a finding, and without it
 SHARE = 0.5  # of the scored findings that a group must be scorable on
+DEALS = 400  # of the attributes
 AGES = {0: "0-17", 18: "18-39", 40: "40-59", 60: "60-79", 80: "80+"}  # from which age on
 
 
-def subgroups(predictions: Predictions) -> dict[str, Any]:
+def subgroups(predictions: Predictions, deals: int = DEALS, seed: int = 0) -> dict[str, Any]:
     """Return the macro AUROC of each subgroup.
+
+    Args:
+        predictions: of n images.
+        deals: how often the attributes are dealt anew.
+        seed: of that.
 
     Returns:
         ``by``: for each attribute and pair of attributes the groups' macro AUROC, the worst group,
-        the gap between best and worst, the findings compared, and who was too small. ``worst`` and
-        ``gap``: the extremes over all of them, None where nothing could be compared.
+        the gap between best and worst with its ``chance`` (the median of the gap when dealt anew)
+        and ``p``, the findings compared, and who was too small. ``worst`` and ``gap``: the extremes
+        over all of them, None where nothing could be compared.
     """
     single = attributes(predictions)
     crossed = {
         f"{one} & {other}": single[one].str.cat(single[other], sep=" & ")
         for one, other in combinations(single, 2)
     }
-    compared = {
-        name: found
-        for name, groups in (single | crossed).items()
-        if (found := _compare(predictions, groups))
-    }
+    compared, dealt_gaps = {}, []
+    dealt = _deal(predictions, deals, seed)
+    for name, groups in (single | crossed).items():
+        if found := _compare(predictions, groups):
+            compared[name] = found
+            if found["gap"] is not None:
+                dealt_gaps.append(_dealt_gaps(predictions, groups, found, dealt))
+                found |= _beside(found["gap"], dealt_gaps[-1])
     gaps = {name: found["gap"] for name, found in compared.items() if found["gap"] is not None}
     worst = [
         (found["macro_auroc"][found["worst"]], name, found["worst"])
@@ -50,10 +69,73 @@ def subgroups(predictions: Predictions) -> dict[str, Any]:
     lowest = min(worst, default=None)
     return {
         "rule": f"at least {LEAST} patients with and {LEAST} without a finding",
+        "deals": deals,
         "worst": lowest and {"macro_auroc": lowest[0], "by": lowest[1], "group": lowest[2]},
-        "gap": widest and {"macro_auroc": gaps[widest], "by": widest},
+        "gap": widest
+        and {
+            "macro_auroc": gaps[widest],
+            "by": widest,
+            **_beside(gaps[widest], np.max(dealt_gaps, axis=0)),
+        },
         "by": compared,
     }
+
+
+def _deal(predictions: Predictions, deals: int, seed: int) -> NDArray[np.intp]:
+    """Return, images × deals, the image whose attributes an image is dealt.
+
+    A patient is dealt the attributes of a patient with the same rarest finding, image by image in
+    a random order; one with more images than the other has them over again.
+    """
+    whose = predictions.patients
+    count = int(whose.max(initial=-1)) + 1
+    shown = np.zeros((count, len(predictions.targets)), bool)
+    for i in range(len(predictions.targets)):
+        shown[whose[predictions.labels[:, i] == 1], i] = True
+    rarity = np.argsort(np.argsort(shown.sum(axis=0)))
+    rarest = np.where(shown, rarity, len(rarity)).min(axis=1, initial=len(rarity))
+    alike = [np.flatnonzero(rarest == key) for key in np.unique(rarest)]
+    images = np.argsort(whose, kind="stable")  # patient by patient
+    sizes = np.bincount(whose, minlength=count)
+    first = np.cumsum(sizes) - sizes
+    place = np.arange(len(whose)) - first[whose[images]]  # among the patient's images
+    rng = generator(seed, "subgroups", len(whose))
+    dealt = np.empty((len(whose), deals), np.intp)
+    for deal in range(deals):
+        other = np.empty(count, np.intp)
+        for patients in alike:
+            other[patients] = rng.permutation(patients)
+        theirs = other[whose[images]]
+        begin = rng.integers(0, sizes)[theirs]
+        dealt[images, deal] = images[first[theirs] + (place + begin) % sizes[theirs]]
+    return dealt
+
+
+def _dealt_gaps(
+    predictions: Predictions,
+    groups: "pd.Series[str]",
+    found: dict[str, Any],
+    dealt: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    """Return the gap between the same groups over the same findings, in each deal."""
+    codes = pd.Categorical(groups, categories=list(found["macro_auroc"])).codes[dealt]
+    each = np.arange(len(codes))
+    macros = np.zeros((len(found["macro_auroc"]), dealt.shape[1]))
+    for finding in found["findings"]:
+        i = predictions.targets.index(finding)
+        ranked = Ranked(predictions.scores[:, i], predictions.labels[:, i], each, len(each))
+        for group in range(len(macros)):
+            macros[group] += ranked.auroc((codes == group).astype(float)) / len(found["findings"])
+    return np.asarray(macros.max(axis=0) - macros.min(axis=0))
+
+
+def _beside(gap: float, dealt: NDArray[np.float64]) -> dict[str, float | None]:
+    """Return what chance makes of a gap: its median, and how often it is as wide (p)."""
+    known = dealt[~np.isnan(dealt)]
+    if not len(known):
+        return {"chance": None, "p": None}
+    p = (1 + np.sum(known >= gap - 1e-12)) / (1 + len(known))
+    return {"chance": float(np.median(known)), "p": float(p)}
 
 
 def attributes(predictions: Predictions) -> dict[str, "pd.Series[str]"]:

@@ -17,7 +17,7 @@ from fedmed.report.table import Cell, Settings, fill
 from fedmed.scrub import scrub_text
 from fedmed.sweep.grid import GRIDS, Grid
 
-VALUES = ["test.macro_auroc", "test.macro_auprc", "test.macro_ece"]
+VALUES = ["test.macro_auroc", "test.macro_auprc", "test.macro_ece_debiased"]
 FILTERS = ("experiment", "strategy", "dataset", "partition", "privacy")
 
 
@@ -93,7 +93,7 @@ def _condition(runs: list[Run], mine: Facets, seeds: dict[str, set[int]]) -> dic
         "epsilon": max(claims, default=None),
         "audited": max(audits, default=None),
         "refuted": any(run.audit.get("refuted", False) for run in done),
-        "gap": max((gap["macro_auroc"] for gap in gaps if gap), default=None),
+        "gap": max((gap for gap in gaps if gap), key=lambda g: g["macro_auroc"], default=None),
         "notes": cell.notes,
     }
 

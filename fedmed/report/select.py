@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+import pandas as pd
+
 from fedmed.errors import FedmedError
 from fedmed.report.runs import Run
 
@@ -22,15 +24,28 @@ def round_of(run: Run, rule: Rule) -> int:
     last = int(run.summary["rounds_done"])
     if rule == "last":
         return last
-    scope = "test" if rule == "oracle" else "val"
-    rows = run.metrics
-    scores = rows[
-        (rows["scope"] == scope) & (rows["metric"] == "macro_auroc") & (rows["round"] > 0)
-    ]
-    if scores["value"].notna().sum() == 0:
+    scores = _validation(run) if rule == "best-validation" else _test(run)
+    if scores.notna().sum() == 0:
+        scope = "val" if rule == "best-validation" else "test"
         raise FedmedError(f"{run.folder}: has no {scope} scores to select a round by")
-    by_round = scores.groupby("round")["value"].mean()
-    return int(by_round.index[int(by_round.argmax())])
+    return int(scores.index[int(scores.argmax())])
+
+
+def _test(run: Run) -> "pd.Series[float]":
+    rows = run.metrics
+    wanted = (rows["scope"] == "test") & (rows["metric"] == "macro_auroc") & (rows["round"] > 0)
+    return rows[wanted].set_index("round")["value"]
+
+
+def _validation(run: Run) -> "pd.Series[float]":
+    """Return of each round the mean over the clients of their mean AUROC over findings.
+
+    Rounds are compared over the same scores: those of clients' findings that are known in each.
+    """
+    rows = run.metrics
+    wanted = (rows["scope"] == "val") & rows["metric"].str.startswith("auroc/")
+    table = rows[wanted].pivot_table("value", "round", ["client", "metric"]).dropna(axis=1)
+    return table.T.groupby(level="client").mean().mean()
 
 
 def value_of(run: Run, key: str, round_: int) -> Any:

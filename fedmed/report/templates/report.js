@@ -283,10 +283,10 @@ function subgroups(run) {
     ];
   });
   const ticks = x.ticks.map((v) => text(x(v), height - 18, "middle", String(v)));
-  const says = by.map(([name, found]) => `by ${name} the worst is ${found.worst}, ${figure(found.macro_auroc[found.worst])}, gap ${figure(found.gap)}`).join("; ");
+  const says = by.map(([name, found]) => `by ${name} the worst is ${found.worst}, ${figure(found.macro_auroc[found.worst])}, gap ${figure(found.gap)} (by chance ${figure(found.chance)}, p ${figure(found.p)})`).join("; ");
   return chart("Subgroups", `Macro AUROC of groups: ${says}.`, [drawn, ticks, text((left + right) / 2, height - 2, "middle", "macro AUROC")], height,
-    [["a group", { ...plain, bare: true }], ["the worst, named", { ...worst, bare: true }]], ["by", "group", "macro AUROC", "too small to count"],
-    () => by.flatMap(([name, found]) => Object.entries(found.macro_auroc).map(([group, v]) => [name, group, figure(v), found.too_small.join(", ") || "–"])));
+    [["a group", { ...plain, bare: true }], ["the worst, named", { ...worst, bare: true }]], ["by", "group", "macro AUROC", "gap of its kind", "by chance", "p", "findings", "too small to count"],
+    () => by.flatMap(([name, found]) => Object.entries(found.macro_auroc).map(([group, v]) => [name, group, figure(v), figure(found.gap), figure(found.chance), figure(found.p), String(found.findings.length), found.too_small.join(", ") || "–"])));
 }
 
 // Partitions: who has what
@@ -327,9 +327,9 @@ function heat(title, { targets, clients, patients, images, positive, gini, js })
 function fairness(runs) {
   const able = runs.filter((run) => run.subgroups?.worst);
   if (!able.length) return html("p", { class: "small" }, "No subgroup of these runs' test patients is large enough to be scored.");
-  return table(["run", "AUROC", "worst group", "its AUROC", "widest gap", "between groups by"],
+  return table(["run", "AUROC", "worst group", "its AUROC", "widest gap", "by chance", "p", "between groups by"],
     able.map((run) => [link(run), figure(run.auroc), `${run.subgroups.worst.group} (${run.subgroups.worst.by})`, figure(run.subgroups.worst.macro_auroc),
-      figure(run.subgroups.gap?.macro_auroc), run.subgroups.gap?.by ?? "–"]), "Worst groups and widest gaps");
+      figure(run.subgroups.gap?.macro_auroc), figure(run.subgroups.gap?.chance), figure(run.subgroups.gap?.p), run.subgroups.gap?.by ?? "–"]), "Worst groups and widest gaps");
 }
 
 function cost(runs) {
