@@ -22,7 +22,7 @@ from rich.table import Table
 from fedmed import jsontext
 from fedmed.console import gap_beside_chance
 from fedmed.errors import FedmedError
-from fedmed.evaluation.bootstrap import REPLICATES, score
+from fedmed.evaluation.bootstrap import DEBIASED, REPLICATES, score
 from fedmed.evaluation.ranked import METRICS
 from fedmed.evaluation.subgroups import subgroups
 from fedmed.evaluation.submission import read
@@ -34,6 +34,16 @@ from fedmed.texts import printable
 
 WIDTH = 96  # columns of the terminal that the table takes
 console = Console(highlight=False, markup=False, width=max(WIDTH, Console().width))
+SHOWN = (*METRICS, DEBIASED)
+HEADS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "sensitivity_at_90_specificity": "sens@90%",
+    "sensitivity_at_95_specificity": "sens@95%",
+    "accuracy": "accuracy",
+    "brier": "Brier",
+    DEBIASED: "ECE",
+}
 FORMATS = (".json", ".csv", ".md")
 
 
@@ -56,6 +66,8 @@ def main() -> None:
     try:
         if arguments.out and arguments.out.suffix not in FORMATS:
             raise FedmedError(f"--out: its name ends in {', '.join(FORMATS)}; got {arguments.out}")
+        if arguments.out and not arguments.out.parent.is_dir():
+            raise FedmedError(f"--out: there is no folder {arguments.out.parent}")
         if arguments.replicates < 1:
             raise FedmedError(f"--replicates: at least 1; got {arguments.replicates}")
         given = read(
@@ -65,16 +77,18 @@ def main() -> None:
             arguments.patient,
             arguments.distinct_ids,
         )
+        if given.images.empty:
+            raise FedmedError(f"{arguments.labels}: has no row")
+        found = summary(score(given, arguments.replicates)) | {"subgroups": subgroups(given)}
+        if arguments.out:
+            _write(found, arguments.out)
     except FedmedError as error:
         print(f"fedmed: {error}", file=sys.stderr)
         sys.exit(2)
-    found = summary(score(given, arguments.replicates)) | {"subgroups": subgroups(given)}
     if given.images["patient"].equals(given.images["image"]):
         console.print(
             f"no column {arguments.patient} in the labels: each row is taken for a patient"
         )
-    if arguments.out:
-        _write(found, arguments.out)
     _show(found)
 
 
@@ -84,9 +98,9 @@ def rows(found: dict[str, Any]) -> pd.DataFrame:
     listed = [
         (finding, metric, value, *intervals[metric][finding])
         for finding in found["auroc"]
-        for metric, value in ((m, found[m][finding]) for m in METRICS)
+        for metric, value in ((m, found[m][finding]) for m in SHOWN)
     ]
-    for metric in METRICS:
+    for metric in SHOWN:
         name = f"macro_{metric}"
         listed.append(("macro", metric, found[name], *intervals[name]))
     return pd.DataFrame(listed, columns=["finding", "metric", "value", "low", "high"])
@@ -100,21 +114,24 @@ def _cells(found: dict[str, Any]) -> pd.DataFrame:
         for r in listed.itertuples()
     ]
     table = listed.pivot(index="finding", columns="metric", values="cell")
-    return table.loc[listed["finding"].unique(), list(METRICS)]
+    return table.loc[listed["finding"].unique(), list(SHOWN)]
 
 
 def _show(found: dict[str, Any]) -> None:
     cells, how = _cells(found), found["intervals"]
     table = Table(box=None, pad_edge=False)
-    for column in ("finding", "AUROC", "AUPRC", "sens@90%", "sens@95%", "Brier", "ECE"):
-        table.add_column(column, justify="left" if column == "finding" else "right")
-    for finding, row in cells.iterrows():
+    table.add_column("finding")
+    for head in (*HEADS.values(), "patients with"):
+        table.add_column(head, justify="right")
+    for finding, row in cells[list(HEADS)].iterrows():
         whole, short = row.iloc[:2], [value.partition(" [")[0] for value in row.iloc[2:]]
-        table.add_row(printable(str(finding)), *whole, *short)
+        ill = found["patients_with"].get(finding, f"{len(found['auroc'])} findings")
+        table.add_row(printable(str(finding)), *whole, *short, str(ill))
     console.print(table)
     console.print(
         f"{how['level']:.0%} intervals, {how['method']}: {how['patients']:,} patients, "
-        f"{how['replicates']:,} replicates"
+        f"{how['replicates']:,} replicates; none below {how['least_patients']} with a finding or "
+        "without; ECE is median-unbiased"
     )
     if found["without_both_classes"]:
         console.print(f"one class only, not scored: {', '.join(found['without_both_classes'])}")
@@ -128,14 +145,17 @@ def _show(found: dict[str, Any]) -> None:
 
 def _write(found: dict[str, Any], path: Path) -> None:
     if path.suffix == ".json":
-        path.write_text(jsontext.dumps(found), encoding="utf-8")
+        text = jsontext.dumps(found)
     elif path.suffix == ".csv":
-        safe(rows(found)).to_csv(path, index=False)
+        text = safe(rows(found)).to_csv(index=False)
     else:
         cells = _cells(found).reset_index()
         lines = [list(cells.columns), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
         text = "".join(f"| {' | '.join(map(escape, line))} |\n" for line in lines)
+    try:
         path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FedmedError(f"--out: {path} cannot be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":
