@@ -25,7 +25,7 @@ from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.subgroups import subgroups
 from fedmed.evaluation.summary import summary as evaluation
 from fedmed.faults import ClientFailure
-from fedmed.metrics import accuracy_by_group, by_group, macro
+from fedmed.metrics import AUROC, POSITIVES, accuracy_by_group, by_group, macro
 from fedmed.privacy import Ledger, PrivateStrategy, Unit
 from fedmed.privacy.assumptions import assumptions, caveats, guarantees
 from fedmed.privacy.released import pixel_assumptions, pixel_releases
@@ -253,15 +253,15 @@ def _terms(config: Config, data: Data) -> dict[str, Terms]:
     validated = dict(zip(data.clients["client"], data.clients["val_images"].tolist(), strict=True))
     rule = config.strategy.local.build() if config.strategy.local else LocalRule()
     withheld = {"loss"} if config.withholds else set()
-    weighting = config.strategy.weighting
+    weighting, targets = config.strategy.weighting, len(config.dataset.arguments["targets"])
     return {
         "train": Terms(
             dict(enumerate(data.units(unit))),
             weighting,
             frozenset(TRAINED - withheld | rule.metrics),
-            rule.records,
+            extras=rule.records,
         ),
-        "val": Terms(validated, weighting, VALIDATED),
+        "val": Terms(validated, weighting, VALIDATED, dict.fromkeys((AUROC, POSITIVES), targets)),
     }
 
 

@@ -87,7 +87,7 @@ def compared(
         name: macro({f: values[f] for f in findings}) if findings and name in able else nothing
         for name, values in auroc.items()
     }
-    rarest = {name: min(positives[name][f] for f in findings) for name in able if findings}
+    rarest = {name: min(positives[name].get(f, 0) for f in findings) for name in able if findings}
     return Compared(findings, macros, rarest)
 
 

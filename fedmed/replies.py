@@ -21,7 +21,7 @@ EXAMPLES = "num-examples"  # what a client has trained on or validated with, in 
 WEIGHT = "weight"  # of a client in the average, beside it
 METRICS = "metrics"  # the record of both
 TRAINED = frozenset({"steps", "loss"})  # what the client app adds to them, trained
-VALIDATED = frozenset({"loss", "macro_auroc", "utility"})  # and validated
+VALIDATED = frozenset({"loss", "utility"})  # and validated
 MOST = 64  # metrics in a reply of which nothing else is agreed
 LARGEST = float(1 << 62)  # of a metric that is a whole number
 NAMED = 60  # characters of a name that is told
@@ -46,12 +46,14 @@ class Terms:
         examples: client → how many examples are its share.
         weighting: whether those are its weight in the average, or all weigh 1.
         metrics: the names of a reply's metrics beside ``num-examples`` and ``weight``.
+        lists: the names of those that are lists of numbers, and of how many each.
         extras: the numbers in each config record that the strategy's own rule adds.
     """
 
     examples: Mapping[int, int] | None = None
     weighting: Literal["examples", "uniform"] | None = None
     metrics: frozenset[str] | None = None
+    lists: Mapping[str, int] = field(default_factory=dict)
     extras: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
@@ -120,9 +122,14 @@ def _metrics(record: MetricRecord, client: int, terms: Terms) -> MetricRecord:
     for name, value in record.items():
         if not _NAME.fullmatch(name):
             raise Malformed(f"returned a metric by the name of {_shown(name)}")
-        if not _is_number(value):
+        if name in terms.lists:
+            if not (isinstance(value, list) and len(value) == terms.lists[name]):
+                raise Malformed(f"returned no list of {terms.lists[name]} numbers as its {name}")
+            if not all(map(_is_number, value)):
+                raise Malformed(f"returned no number in its {name}")
+        elif not _is_number(value):
             raise Malformed(f"returned no number as its {name}")
-    due = {EXAMPLES, WEIGHT}
+    due = {EXAMPLES, WEIGHT, *terms.lists}
     if terms.metrics is not None and record.keys() != (due := due | terms.metrics):
         odd = sorted(record.keys() ^ due)[0]
         raise Malformed(f"returned {'no' if odd in due else 'a metric'} {_shown(odd)}")

@@ -5,12 +5,13 @@ methods, so that a run goes on from its checkpoint as if it had never been cut o
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedmed import metrics, robust
@@ -24,7 +25,7 @@ from fedmed.models import from_record, to_record
 from fedmed.privacy import Ledger, PrivateStrategy
 from fedmed.privacy.events import RELEASE
 from fedmed.privacy.spending import NOISE, Spending
-from fedmed.replies import WEIGHT, Terms
+from fedmed.replies import METRICS, WEIGHT, Terms
 from fedmed.runner.engine import Engine
 from fedmed.seeding import seeded_globals
 
@@ -248,12 +249,10 @@ class Federation:
         positives: dict[str, dict[str, int]] = {}
         for reply in replies:
             client = str(self._client(reply.metadata.src_node_id))
-            scores, counts = (_list(reply, k) for k in (metrics.AUROC, metrics.POSITIVES))
-            if len(scores) == len(counts) == len(targets):
-                named = zip(targets, scores, strict=True)
-                auroc[client] = {target: v for target, v in named if 0 <= v <= 1}
-                known = [int(n) if 0 <= n < 2**53 else 0 for n in counts]
-                positives[client] = dict(zip(targets, known, strict=True))
+            record = reply.content.metric_records[METRICS]
+            scores, counts = (_list(record, name) for name in (metrics.AUROC, metrics.POSITIVES))
+            auroc[client] = {t: v for t, v in zip(targets, scores, strict=True) if 0 <= v <= 1}
+            positives[client] = {t: int(n) for t, n in zip(targets, counts, strict=True) if n >= 0}
         found = metrics.compared(auroc, positives)
         rows: list[Row] = [
             (round_, "val", int(client), f"auroc/{target}", value)
@@ -305,9 +304,8 @@ class Federation:
         return self.engine.client_of(node)
 
 
-def _list(reply: Message, name: str) -> list[float]:
-    """Return a list of numbers from a reply's metrics, empty if there is none."""
-    for record in reply.content.metric_records.values():
-        if isinstance(values := record.get(name), list):
-            return [float(value) for value in values]
-    return []
+def _list(record: MetricRecord, name: str) -> list[float]:
+    """Return a list of a reply that is known to have it; what is not finite in it as NaN."""
+    values = record[name]
+    assert isinstance(values, list)
+    return [float(value) if math.isfinite(value) else float("nan") for value in values]

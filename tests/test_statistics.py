@@ -7,15 +7,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 from scipy.stats import beta, binom, t
+from sklearn.metrics import roc_auc_score
 
 from fedmed.evaluation.bootstrap import DEBIASED, score
 from fedmed.evaluation.comparison import _crossed, compare, holm
 from fedmed.evaluation.intervals import LEAST, calibration, effective_patients, proportion
+from fedmed.evaluation.subgroups import subgroups
+from fedmed.metrics import accuracy_by_group, by_group, compared
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +183,123 @@ def test_output_that_cannot_be_shown_or_is_not_read_ends_nothing(
         written = (tmp_path / "out.md").read_text(encoding="utf-8")
         assert "| Erguß |" in written
         (tmp_path / "out.md").unlink()
+
+
+def test_sites_are_compared_over_what_they_share() -> None:
+    """The oracle is scikit-learn's AUROC of each site and finding, put together by hand."""
+    rng, n = np.random.default_rng(0), 300
+    site = np.array(["A", "B", "C"])[np.arange(n) % 3]
+    labels = (rng.random((n, 3)) < 0.3).astype(np.float32)
+    labels[site == "B", 1] = 0  # the hard one is not there
+    labels[(site == "C") & (np.arange(n) < 150), 2] = np.nan
+    scores = (rng.random((n, 3)) + 0.3 * np.nan_to_num(labels)).clip(0, 1).astype(np.float32)
+    whose = pd.Series(np.arange(n) // 6)
+    found = by_group(scores, labels, ("a", "b", "c"), pd.Series(site), whose)
+    assert found.findings == ("a", "c")
+    assert found.left_out == []
+    for name in "ABC":
+        rows = site == name
+        each = []
+        for i in (0, 2):
+            known = rows & ~np.isnan(labels[:, i])
+            each.append(roc_auc_score(labels[known, i], scores[known, i]))
+        assert found.macro[name] == pytest.approx(np.mean(each))
+        ill = [len(set(whose[rows & (labels[:, i] == 1)])) for i in (0, 2)]
+        assert found.positives[name] == min(ill)
+
+
+def test_who_shares_nothing_is_left_out_or_nothing_is_compared() -> None:
+    large, small = {"a": 0.8, "b": 0.6}, {"c": 0.9}
+    many, few = {"a": 30, "b": 20, "c": 0}, {"a": 0, "b": 0, "c": 2}
+    auroc = {"0": large, "1": large, "2": small, "3": {}}
+    found = compared(auroc, {"0": many, "1": many, "2": few, "3": few})
+    assert found.findings == ("a", "b")
+    assert found.left_out == ["2", "3"]
+    assert found.macro["0"] == pytest.approx(0.7)
+    assert np.isnan(found.macro["2"])
+    nothing = compared({"0": large, "1": small}, {"0": many, "1": {"c": 30}})
+    assert (nothing.findings, nothing.positives) == ((), {})
+    assert np.isnan(list(nothing.macro.values())).all()
+    assert compared({}, {}).findings == ()
+
+
+def test_accuracy_is_over_the_findings_that_every_site_knows() -> None:
+    labels = np.array([[1, 1], [0, 0], [1, np.nan], [0, np.nan]], np.float32)
+    scores = np.array([[0.9, 0.1], [0.1, 0.9], [0.9, 0.5], [0.9, 0.5]], np.float32)
+    found = accuracy_by_group(scores, labels, pd.Series(["A", "A", "B", "B"]))
+    assert found == {"A": 1.0, "B": 0.5}
+
+
+def test_clients_are_compared_over_what_they_share(
+    launch: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """What each client's reply is made of is worked out anew from the final model's row in CSV."""
+    summary = launch(*TINY, "dataset.patients=240", "partition.val_fraction=0.4", "rounds=1")
+    rows = pd.read_csv(tmp_path / "run" / "metrics.csv").query("scope == 'val' and round == 1")
+    table = rows.pivot(index="client", columns="metric", values="value")
+    auroc = table[[c for c in table if c.startswith("auroc/")]].dropna(how="all")
+    shared = auroc.dropna(axis=1)
+    assert 0 < shared.shape[1] < 3 or not auroc.isna().to_numpy().any()
+    kept = table["macro_auroc"].dropna()
+    assert kept.to_dict() == pytest.approx(shared.mean(axis=1).to_dict())
+    val, clients = summary["val"], pd.read_csv(tmp_path / "run" / "clients.csv")
+    assert (val["findings"], val["clients"]) == (shared.shape[1], len(kept))
+    assert val["worst"] == pytest.approx(kept.min())
+    assert clients["val_macro_auroc"].dropna().tolist() == pytest.approx(kept.tolist())
+    patients = pd.read_parquet(tmp_path / "run" / "table.parquet").merge(
+        pd.read_csv(tmp_path / "run" / "partition.csv", dtype={"patient": str}), on="patient"
+    )
+    own = patients[patients["role"] == "val"]
+    names = [c.removeprefix("auroc/") for c in shared]
+    for client, positives in clients["val_positives"].dropna().items():
+        mine = own[own["client"] == client]
+        least = min(mine.loc[mine[name] == 1, "patient"].nunique() for name in names)
+        assert positives == least
+
+
+def dealt(labels: np.ndarray, scores: np.ndarray, sex: np.ndarray, deals: int) -> np.ndarray:
+    """Deal the sex anew among patients with one image, with the finding and without, slowly."""
+    rng, gaps = np.random.default_rng(5), []
+    for _ in range(deals):
+        new = sex.copy()
+        for kind in (0, 1):
+            new[labels == kind] = rng.permutation(sex[labels == kind])
+        women, men = (roc_auc_score(labels[new == s], scores[new == s]) for s in "FM")
+        gaps.append(abs(women - men))
+    return np.array(gaps)
+
+
+@pytest.mark.parametrize("harm", [0.0, 2.0])
+def test_a_gap_stands_beside_what_chance_makes_of_it(harm: float) -> None:
+    from test_evaluation import predictions
+
+    rng, n = np.random.default_rng(6), 300
+    labels = (rng.random(n) < 0.3).astype(np.float32)
+    sex = np.where(rng.random(n) < 0.5, "F", "M")
+    score_ = rng.normal(size=n) * (1 + harm * (sex == "F")) + 1.5 * labels
+    given = predictions(1 / (1 + np.exp(-score_[:, None])), labels[:, None], range(n), sex=sex)
+    found, slow = subgroups(given), dealt(labels, given.scores[:, 0], sex, 400)
+    assert found["gap"]["chance"] == pytest.approx(np.median(slow), abs=0.012)
+    p = (1 + (slow >= found["gap"]["macro_auroc"]).sum()) / 401
+    assert found["gap"]["p"] == pytest.approx(p, abs=0.08)
+    assert (found["gap"]["p"] < 0.05) == (harm > 0)
+    assert found["by"]["sex"]["chance"] == found["gap"]["chance"]  # the only attribute
+
+
+def test_chance_gaps_are_not_called_gaps_where_a_finding_is_rare_in_one_group() -> None:
+    """Attributes of many, some of them the patient's and some the image's; none matters."""
+    from test_evaluation import predictions
+
+    rng, p = np.random.default_rng(7), []
+    for _ in range(40):
+        whose = np.repeat(np.arange(160), rng.integers(1, 4, 160))
+        sex = rng.random(160) < 0.5
+        ill = rng.random((160, 2)) < np.where(sex, 0.5, 0.15)[:, None]
+        labels = ill[whose].astype(np.float32)
+        noise = rng.normal(size=(160, 2))[whose] + rng.normal(size=(len(whose), 2))
+        view = np.where(rng.random(len(whose)) < 0.4, "AP", "PA")
+        more = {"sex": np.where(sex, "F", "M")[whose], "view": view}
+        given = predictions(1 / (1 + np.exp(-noise - labels)), labels, whose, **more)
+        p.append(subgroups(given, deals=60)["gap"]["p"])
+    assert binom.sf(sum(value <= 0.05 for value in p) - 1, 40, 0.05) > 1e-3
+    assert 0.3 < np.mean(p) < 0.7
