@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fedmed.checkpoint import Row
 from fedmed.config import Config
+from fedmed.evaluation.subgroups import gap_beside_chance
 from fedmed.metrics import FEW
 from fedmed.texts import MOST, printable
 
@@ -174,14 +175,6 @@ def _tested(test: dict[str, Any]) -> str:
             f"widest gap {gap_beside_chance(gap)}"
         )
     return text
-
-
-def gap_beside_chance(gap: dict[str, Any]) -> str:
-    """Return a gap between subgroups, between which, and what it is when dealt by chance."""
-    return (
-        f"{_number(gap['macro_auroc'])} ({gap['by']}; by chance {_number(gap['chance'])}, "
-        f"p = {_number(gap['p'])})"
-    )
 
 
 def _sites(test: dict[str, Any]) -> str:

@@ -20,11 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fedmed import jsontext
-from fedmed.console import gap_beside_chance
 from fedmed.errors import FedmedError
 from fedmed.evaluation.bootstrap import DEBIASED, REPLICATES, score
 from fedmed.evaluation.ranked import METRICS
-from fedmed.evaluation.subgroups import subgroups
+from fedmed.evaluation.subgroups import gap_beside_chance, subgroups
 from fedmed.evaluation.submission import read
 from fedmed.evaluation.summary import summary
 from fedmed.report.render import escape

@@ -138,6 +138,15 @@ def _beside(gap: float, dealt: NDArray[np.float64]) -> dict[str, float | None]:
     return {"chance": float(np.median(known)), "p": float(p)}
 
 
+def gap_beside_chance(gap: dict[str, Any]) -> str:
+    """Return a gap in words: how wide, between whom, and what it is when dealt by chance."""
+    if gap["p"] is None:
+        return f"{gap['macro_auroc']:.3f} ({gap['by']})"
+    return (
+        f"{gap['macro_auroc']:.3f} ({gap['by']}; by chance {gap['chance']:.3f}, p = {gap['p']:.3f})"
+    )
+
+
 def attributes(predictions: Predictions) -> dict[str, "pd.Series[str]"]:
     """Return each image's group by attribute, None where it is not known."""
     images = predictions.images
