@@ -21,7 +21,7 @@ from fedmed.checkpoint import Row
 from fedmed.config import Faults
 from fedmed.errors import FedmedError
 from fedmed.replies import Malformed, Terms, read
-from fedmed.texts import MOST, block, printable
+from fedmed.texts import block, cause
 
 log = logging.getLogger(__name__)
 
@@ -117,13 +117,15 @@ def fault_of(
 
 
 def _of_error(code: int, reason: str) -> Fault:
-    said = [line for line in reason[-MOST:].splitlines() if line.strip()]
-    cause = printable(said[-1].strip()) if said else "no reason given"
     if code in _KINDS:
-        return Fault(_KINDS[code], f"did not answer: {cause}")
+        return Fault(_KINDS[code], f"did not answer: {cause(reason)}")
     if DroppedOut.WORDS in reason:
         return Fault("dropped_out", "dropped out")
-    return Fault("raised", f"failed: {cause} (traceback in run.log)", block(reason) if said else "")
+    return Fault(
+        "raised",
+        f"failed: {cause(reason)} (traceback in run.log)",
+        block(reason) if reason.strip() else "",
+    )
 
 
 def _norm(record: ArrayRecord, start: ArrayRecord) -> float:

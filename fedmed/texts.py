@@ -25,6 +25,12 @@ def printable(text: str, longest: int = LONGEST) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
+def cause(text: str) -> str:
+    """Return the last line of what someone says of an error, which tells its cause; printable."""
+    lines = [line.strip() for line in text[-MOST:].splitlines() if line.strip()]
+    return printable(lines[-1]) if lines else "no reason given"
+
+
 def block(text: str) -> str:
     """Return the end of a text of several lines, each of them printable and indented."""
     cut = "…" if len(text) > MOST else ""

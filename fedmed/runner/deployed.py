@@ -12,7 +12,7 @@ from fedmed import config as cfg
 from fedmed.errors import ConfigError, FedmedError
 from fedmed.hospital import Told
 from fedmed.runner.grid import exchange
-from fedmed.texts import printable
+from fedmed.texts import cause
 
 PAUSE = 1.0  # seconds between two looks for nodes
 
@@ -49,7 +49,7 @@ class Hospitals:
         asked = [Message(question, node, "query.describe") for node in nodes]
         for message, reply in zip(asked, exchange(grid, asked, until), strict=True):
             if reply is None or reply.has_error():
-                reason = printable(reply.error.reason or "" if reply else "no answer")
+                reason = cause(reply.error.reason or "") if reply else "no answer"
                 raise FedmedError(f"a hospital's node cannot describe its data: {reason}")
             told = dict(reply.content.config_records.get("described", {}))
             client = told.get("client")
