@@ -34,6 +34,7 @@ DRY = (
     "rounds=1",
     "evaluate_every=1",
     "client.steps=1",
+    "client.epochs=1",
     "client.batch_size=4",
     "runner.workers=0",
     "tracking.mode=disabled",

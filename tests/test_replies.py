@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from fedmed import flower
 from fedmed.arrays import record_of
 from fedmed.checkpoint import Row
+from fedmed.client.brief import BRIEF
 from fedmed.client.rule import LocalRule
 from fedmed.config import Faults
 from fedmed.console import Console
@@ -38,7 +39,6 @@ from fedmed.report.render import _tex, escape
 from fedmed.rounds import Federation
 from fedmed.rundir import RunDirectory
 from fedmed.runner.engine import Engine
-from fedmed.seeding import seed_of
 from fedmed.texts import LogFormatter, cell, printable
 
 SHAPES = {"w": (3, 4), "b": (4,), "scale": ()}
@@ -238,9 +238,8 @@ class Hostile(LocalRule):
         self.clients = clients
 
     def reply(self, sent: RecordDict, content: RecordDict, seed: int) -> None:
-        round_ = int(str(sent.config_records["config"]["server-round"]))
-        doing = {seed_of(0, "train", round_, k): how for k, how in self.clients.items()}
-        arrays, how = content.array_records["arrays"], doing.get(seed)
+        client = int(str(sent.config_records[BRIEF]["client"]))
+        arrays, how = content.array_records["arrays"], self.clients.get(client)
         name = next(iter(arrays))
         if how == "weight":
             content.metric_records["metrics"]["weight"] = 1e18
