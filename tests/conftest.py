@@ -39,6 +39,24 @@ TINY = (
     "runner.workers=0",
 )
 
+#: Modules whose tests start processes, servers or whole runs; ``make fast`` leaves them out.
+SLOW = frozenset(
+    f"test_{name}"
+    for name in (
+        *("audit", "bad_input", "contents", "datasets_hospital", "datasets_small", "effects"),
+        *("engines", "experiments", "faults", "federation", "fuzz", "images", "labels", "layout"),
+        *("papers", "pixels_matrix", "privacy", "private_step", "release", "replies", "report"),
+        *("reproducibility", "robust", "statistics", "sweep", "table", "tracking", "waiting"),
+    )
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow modules."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
