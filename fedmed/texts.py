@@ -8,7 +8,7 @@ spreadsheet runs (CWE-150, CWE-117 and CWE-1236).
 import logging
 import re
 
-LONGEST = 300  # characters of another's text in one line of ours
+LONGEST = 1000  # characters of another's text in one line of ours
 MOST = 20_000  # characters of another's text in a log
 _NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?( ± [\d.]+)?( \[[-\d., ]+\])?\*?")
 
