@@ -1,7 +1,7 @@
 """The checkpoint: all that a round leaves for the next, in one file replaced in one step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,17 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint | None":
-        """Return the checkpoint at ``path``, None if there is none."""
-        return cls(**trees.load(path)) if path.exists() else None
+        """Return the checkpoint at ``path``, None if there is none.
+
+        Raises:
+            FedmedError: if it is damaged, or another version of fedmed left it.
+        """
+        if not path.exists():
+            return None
+        kept = trees.load(path)
+        if not isinstance(kept, dict) or kept.keys() != {f.name for f in fields(cls)}:
+            raise trees.damaged(path, "it is no checkpoint of this version")
+        return cls(**kept)
 
 
 def remember(strategy: Strategy) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fedmed.client.rule import LocalRule
 from fedmed.config import DPSGD, Config, Deployment
 from fedmed.console import Console, config_line
 from fedmed.data import Data, prepare
-from fedmed.errors import FedmedError
+from fedmed.errors import FedmedError, readable
 from fedmed.evaluation.bootstrap import score
 from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.subgroups import subgroups
@@ -39,7 +39,7 @@ from fedmed.runner.deployed import connect
 from fedmed.runner.local import workers
 from fedmed.seeding import fingerprint
 from fedmed.summary import summarise, with_scores
-from fedmed.tracking import Tracker
+from fedmed.tracking import Tracker, check_key
 from fedmed.workplace import device
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,8 @@ def run(
         }
         here.write_summary(begun | {"status": "running"})
         try:
-            summary = begun | _run(config, overrides, here, console, grid)
+            with readable(folder):
+                summary = begun | _run(config, overrides, here, console, grid)
         except BaseException as error:
             if isinstance(error, ClientFailure):
                 log.error("client failed:\n%s", error.details)
@@ -138,6 +139,7 @@ def _run(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     device(config.runner)  # refuse early what it cannot be run on
+    check_key(config.tracking)
     console.say(config_line(config))
     strategy = config.strategy.server.build()
     network = models.build(config.model, config.seed, config.norm)
@@ -160,7 +162,7 @@ def _run(
     sizes = data.clients["train_images"].tolist()
     told = _told(overrides, data, here)
     engine = engine_for(config.runner, told, sizes, len(data.test), grid, hospitals)
-    with engine, Tracker(config, here.path, config.sha256[:16]) as tracker:
+    with engine, Tracker(config, here.path, config.sha256[:16], console.warn) as tracker:
         if not config.withholds:  # who has how many of what is private too
             tracker.log_federation(data.clients, here.picture)
         tracker.replay(state.metrics)

@@ -16,8 +16,7 @@ from flwr.app import ArrayRecord
 from hydra.utils import get_object
 from monai.networks.nets import ViT
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fedmed import config as cfg
@@ -25,6 +24,7 @@ from fedmed.arrays import record_of
 from fedmed.errors import ConfigError
 from fedmed.seeding import seed_of
 
+CHECKSUM = "fedmed_sha256"  # in the header of a model's file: arrays_sha256 of its arrays
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
@@ -167,9 +167,13 @@ def build(
 def read_weights(path: Path, network: nn.Module) -> Arrays:
     """Read a .safetensors file that holds every float tensor of ``network``."""
     try:
-        arrays = load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            checksum = (file.metadata() or {}).get(CHECKSUM)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"model.weights: cannot read {path}: {error}") from None
+    if checksum is not None and checksum != arrays_sha256(arrays):
+        raise ConfigError(f"model.weights: {path} is damaged: it is not what its checksum is of")
     shapes = {name: tuple(tensor.shape) for name, tensor in _floats(network).items()}
     wrong = [
         f"{name} is {arrays[name].shape if name in arrays else 'absent'} there, {shape} here"

@@ -2,11 +2,16 @@
 
 import multiprocessing
 import os
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
 
 WORKER = "fedmed.client.app"  # imports all that a worker needs
+#: What Slurm sends ahead of KILL: on preemption, and ahead of the time limit.
+WARNINGS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 
 def context(preload: str = WORKER) -> ForkServerContext:
@@ -18,13 +23,34 @@ def context(preload: str = WORKER) -> ForkServerContext:
     """
     started = multiprocessing.get_context("forkserver")
     started.set_forkserver_preload([preload])
+    with sheltered():
+        forkserver.ensure_running()
     return started
 
 
 def warm_up(preload: str = WORKER) -> None:
     """Begin to import in the fork server what workers need, beside this process's own imports."""
     context(preload)
-    forkserver.ensure_running()
+
+
+@contextmanager
+def sheltered() -> Iterator[None]:
+    """Start processes that are deaf to :data:`WARNINGS`.
+
+    A cluster sends them to every process of a job that is to end soon. What becomes of the run is
+    for its main process to decide: helpers that went at once would make it fail. The mask passes
+    to what is started, and on to what that starts.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def listen() -> None:
+    """Hear the warnings again, in a process that a fork server has started as a run of its own."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
 
 
 def leave_with_parent() -> None:

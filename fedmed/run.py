@@ -4,8 +4,11 @@ Light on purpose: worker processes are forked while the rest is still being impo
 """
 
 import gc
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
@@ -15,13 +18,18 @@ from omegaconf import DictConfig
 
 from fedmed import config as cfg
 from fedmed import processes
-from fedmed.errors import FedmedError
+from fedmed.errors import FedmedError, OutOfMemory, readable, starved
 from fedmed.terminal import tolerate
 
 
 def main() -> None:
     """Run what the command line asks for; bad input ends in one line and exit status 2."""
     tolerate()
+    with _memory():
+        _main()
+
+
+def _main() -> None:
     arguments = get_args_parser().parse_args()
     if arguments.help:
         from fedmed.help import show
@@ -41,7 +49,34 @@ def main() -> None:
             cfg.compose(arguments.overrides)
     except FedmedError as error:
         _fail(error)
-    run_composed()
+    run_at_home()
+
+
+def run_at_home() -> None:
+    """Run what ``sys.argv`` asks for, where its run directory can be written."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that what it raises is known here
+    logging.raiseExceptions = False  # a log that the disk does not take is no reason to end
+    try:
+        with _memory(), readable(Path("the run directory")):
+            try:
+                run_composed()
+            except ValueError as error:  # logging's, where run.log cannot be opened
+                if isinstance(error.__cause__, OSError):
+                    raise error.__cause__ from None
+                raise
+    except FedmedError as error:
+        _fail(error)
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """End in one line where there is no memory, whatever the error that says so."""
+    try:
+        yield
+    except Exception as error:
+        if not starved(error):
+            raise
+        _fail(OutOfMemory())
 
 
 @hydra.main(version_base="1.3", config_path=str(cfg.CONF), config_name="config")
@@ -68,7 +103,8 @@ def run_composed(config: DictConfig) -> None:
 
 
 def _fail(error: FedmedError) -> None:
-    print(f"fedmed: {error}", file=sys.stderr)
+    with suppress(OSError):  # where even its log is full
+        print(f"fedmed: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from yaml import YAMLError
 
 from fedmed import jsontext
-from fedmed.errors import FedmedError
+from fedmed.errors import FedmedError, readable
 from fedmed.texts import cell
 from fedmed.trees import damaged, write_atomically
 
@@ -75,20 +75,23 @@ class RunDirectory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out. Raises FedmedError if one is in."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        with readable(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        with file:
             if not _lock(file, fcntl.LOCK_EX):
                 time.sleep(0.2)  # it may only be someone who looked: see in_use
                 if not _lock(file, fcntl.LOCK_EX):
                     raise FedmedError(f"{self.path}: another process is running this run")
-            yield
+            with readable(self.path):
+                yield
 
     def in_use(self) -> bool:
         """Return whether a process is running this run, on any machine that shares the disk."""
         path = self.path / ".lock"
         if not path.exists():
             return False
-        with path.open() as file:
+        with readable(path), path.open() as file:
             return not _lock(file, fcntl.LOCK_SH)
 
     def summary(self) -> dict[str, Any] | None:
@@ -183,9 +186,12 @@ class RunDirectory:
 
     def write_model(self, arrays: "Arrays") -> None:
         """Write ``checkpoint/model.safetensors``, which ``model.weights`` takes."""
+        from fedmed.models import CHECKSUM, arrays_sha256
+
         path = self.path / "checkpoint" / "model.safetensors"
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        write_atomically(path, lambda new: save_file(whole, new))
+        checksum = {CHECKSUM: arrays_sha256(whole)}
+        write_atomically(path, lambda new: save_file(whole, new, checksum))
 
 
 def _digest(summary: Mapping[str, Any]) -> str:
@@ -211,4 +217,10 @@ def _lock(file: IO[str], kind: int) -> bool:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise FedmedError(
+            f"{file.name}: cannot be locked ({error.strerror}): this file system has no flock, "
+            "without which two processes could run the same run; name a hydra.run.dir on another "
+            "one, or mount it with locks (NFS: without nolock; Lustre: with flock)"
+        ) from None
     return True

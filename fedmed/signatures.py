@@ -9,7 +9,7 @@ from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
-from fedmed.errors import ConfigError
+from fedmed.errors import ConfigError, OutOfMemory, starved
 from fedmed.refusals import first_line, lower, source
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -30,6 +30,8 @@ def check(path: str, target: str, arguments: Mapping[str, Any], raw: dict[str, A
     try:
         called = get_object(target)
     except Exception as error:
+        if starved(error):
+            raise OutOfMemory from None
         raise ConfigError(f"{path}._target_: {first_line(error)}") from None
     takes, open_ended = _taken(called, arguments)
     for name, value in arguments.items():

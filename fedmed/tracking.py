@@ -1,20 +1,29 @@
 """Weights & Biases, beside the run directory: a mirror of its files, never their only place.
 
 What leaves for wandb names no patient, image, file, host or user. Where the secret of who joined a
-round amplifies privacy, nothing leaves either that tells how many they were.
+round amplifies privacy, nothing leaves either that tells how many they were. Whatever befalls the
+mirror is told once, and the run goes on.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import pandas as pd
+
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: wandb's own telemetry
 import wandb
 
 from fedmed.checkpoint import Row
 from fedmed.config import Config
+from fedmed.config import Tracking as Settings
+from fedmed.errors import ConfigError, FedmedError
+from fedmed.processes import sheltered
+from fedmed.refusals import first_line
 from fedmed.scrub import scrub
 
 log = logging.getLogger(__name__)
@@ -22,6 +31,19 @@ log = logging.getLogger(__name__)
 _OF_COHORTS = ("train", "cost", "faults")
 _SUMS_OF_COHORTS = {"bytes_up", "bytes_down", "faults", "time"}
 CURVES = 100  # clients up to which each one's ε is a curve of its own
+LONGEST = 100  # letters of a name: wandb takes 128, with what is added
+ANSWERS = 30.0  # seconds that wandb's server has to answer when a run begins
+UPLOADS = 60.0  # seconds that wandb has to upload the rest when a run has ended
+
+
+class _Table(wandb.Table):  # type: ignore[misc]  # wandb exports it untyped
+    """A table that is a file of its run and no artifact besides.
+
+    An artifact's manifest tells wandb the path at which its files waited for their upload, and so
+    the home or the run directory of a user.
+    """
+
+    _log_type = "table-file"
 
 
 class Tracker:
@@ -31,28 +53,28 @@ class Tracker:
         config: the run's configuration.
         folder: the run directory.
         run_id: names the wandb run, so that a resumed run stays the same one.
+        say: called with the line that tells of what befell it.
     """
 
-    def __init__(self, config: Config, folder: Path, run_id: str) -> None:
-        self._run = None
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        run_id: str,
+        say: Callable[[str], None] = log.warning,
+    ) -> None:
+        self._run: Any = None
+        self._say = say
         self._hides_cohorts = config.hides_cohorts
         self._offline = config.tracking.mode == "offline"
+        self._at_home = ExitStack()
         if config.tracking.mode == "disabled":
             return
-        self._run = wandb.init(
-            project=config.tracking.project,
-            entity=config.tracking.entity,
-            id=run_id,
-            name=f"{config.name}-{run_id[:8]}",
-            group=config.name,
-            mode=config.tracking.mode,
-            resume="allow" if config.tracking.mode == "online" else None,
-            dir=folder.resolve(),  # its service may stand elsewhere
-            config=public(config),
-            settings=_discreet(),
-        )
-        self._run.define_metric("round")
-        self._run.define_metric("*", step_metric="round")
+        try:
+            self._at_home.enter_context(_at_home(folder))
+            self._run = self._begin(config, folder, run_id)
+        except Exception as error:  # of whatever kind: it is the mirror's alone
+            self._lose(error)
 
     def __enter__(self) -> "Tracker":
         return self
@@ -63,12 +85,48 @@ class Tracker:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        if self._run:
-            self._run.finish(exit_code=0 if error is None else 1)
+        self._mirror(lambda run: run.finish(exit_code=0 if error is None else 1))
+        self._at_home.close()
+
+    @staticmethod
+    def _begin(config: Config, folder: Path, run_id: str) -> Any:
+        with sheltered():
+            run = wandb.init(
+                project=config.tracking.project,
+                entity=config.tracking.entity,
+                id=run_id,
+                name=f"{config.name[:LONGEST]}-{run_id[:8]}",
+                group=config.name[:LONGEST],
+                mode=config.tracking.mode,
+                resume="allow" if config.tracking.mode == "online" else None,
+                dir=folder.resolve(),  # its service may stand elsewhere
+                config=public(config),
+                settings=_discreet(),
+            )
+        run.define_metric("round")
+        run.define_metric("*", step_metric="round")
+        return run
+
+    def _mirror(self, act: Callable[[Any], None]) -> None:
+        """Do something with wandb's run, as long as there is one."""
+        if self._run is not None:
+            try:
+                act(self._run)
+            except Exception as error:  # of whatever kind: it is the mirror's alone
+                self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        self._run = None
+        with suppress(Exception):  # else it would try again as Python ends
+            wandb.teardown()
+        self._say(
+            f"wandb: {first_line(error)}; it is told no more, and the run goes on: "
+            "its directory has all of it"
+        )
 
     def log_round(self, round_: int, rows: Sequence[Row]) -> None:
         """Log a round: pooled metrics by name, and the mean and the worst over the clients."""
-        if not self._run:
+        if self._run is None:
             return
         frame = pd.DataFrame(rows, columns=["round", "scope", "client", "metric", "value"])
         if self._hides_cohorts:
@@ -81,7 +139,7 @@ class Tracker:
             values[f"{scope}/{metric}/max"] = group["value"].max()
             if scope == "privacy" and len(group) <= CURVES:
                 values |= {f"{scope}/{metric}/{r.client}": r.value for r in group.itertuples()}
-        self._run.log({"round": round_, **values})
+        self._mirror(lambda run: run.log({"round": round_, **values}))
 
     def replay(self, rows: Sequence[Row]) -> None:
         """Log what an earlier process logged: a resumed offline run begins a file of its own."""
@@ -91,15 +149,21 @@ class Tracker:
 
     def log_federation(self, clients: pd.DataFrame, picture: Path) -> None:
         """Log who the clients are: counts only."""
-        if self._run:
-            table = wandb.Table(dataframe=clients)
-            self._run.log({"clients": table, "partition": wandb.Image(str(picture))})
+
+        def act(run: Any) -> None:
+            table = _Table(dataframe=clients)
+            run.log({"clients": table, "partition": wandb.Image(str(picture))})
+
+        self._mirror(act)
 
     def log_audit(self, values: Mapping[str, float], picture: Path) -> None:
         """Log an audit, made after the run: its figures and their picture."""
-        if self._run:
-            self._run.log({"audit": wandb.Image(str(picture))})
-            self._run.summary.update(dict(values))
+
+        def act(run: Any) -> None:
+            run.log({"audit": wandb.Image(str(picture))})
+            run.summary.update(dict(values))
+
+        self._mirror(act)
 
     def finish(self, summary: dict[str, Any], clients: pd.DataFrame | None) -> None:
         """Log the summary and the last scores of each client.
@@ -107,12 +171,35 @@ class Tracker:
         Where those are withheld, so is how much the clients differ: it tells of their labels. Where
         cohorts are secret, so is what all of them together have moved and taken.
         """
-        if self._run:
+        private = {"files"} | ({"partition"} if clients is None else set())
+        private |= _SUMS_OF_COHORTS if self._hides_cohorts else set()
+
+        def act(run: Any) -> None:
             if clients is not None:
-                self._run.log({"clients/final": wandb.Table(dataframe=clients)})
-            private = {"partition"} if clients is None else set()
-            private |= _SUMS_OF_COHORTS if self._hides_cohorts else set()
-            self._run.summary.update({k: v for k, v in summary.items() if k not in private})
+                run.log({"clients/final": _Table(dataframe=clients)})
+            run.summary.update({k: v for k, v in summary.items() if k not in private})
+
+        self._mirror(act)
+
+
+def check_key(tracking: Settings) -> None:
+    """Refuse to track online without a key, before anything has taken time.
+
+    Raises:
+        ConfigError: if wandb knows of none.
+    """
+    if tracking.mode != "online" or "WANDB_MODE" in os.environ:
+        return
+    try:
+        wandb.setup(wandb.Settings(silent=True))
+        known = wandb.login(verify=False, prompt=False)
+    except Exception:  # a home that cannot be read, a key of another form: the mirror will tell
+        return
+    if not known:
+        raise ConfigError(
+            "tracking.mode: online needs a key of wandb: run wandb login, or set WANDB_API_KEY; "
+            "offline keeps all that wandb would get in the run directory"
+        )
 
 
 def log_table(
@@ -132,18 +219,43 @@ def log_table(
         mode: offline or online.
         project: of wandb.
         folder: where ``wandb/`` is made.
+
+    Raises:
+        FedmedError: if wandb does not take it.
     """
-    run = wandb.init(
-        project=project,
-        name=name,
-        job_type="table",
-        mode=mode,
-        dir=folder.resolve(),
-        notes=" ".join(caption),
-        settings=_discreet(),
-    )
-    run.log({name: wandb.Table(dataframe=frame)})
-    run.finish()
+    try:
+        with _at_home(folder):
+            run = wandb.init(
+                project=project,
+                name=name,
+                job_type="table",
+                mode=mode,
+                dir=folder.resolve(),
+                notes=" ".join(caption),
+                settings=_discreet(),
+            )
+            run.log({name: _Table(dataframe=frame)})
+            run.finish()
+    except Exception as error:
+        raise FedmedError(f"--wandb: {first_line(error)}") from None
+
+
+@contextmanager
+def _at_home(folder: Path) -> Iterator[None]:
+    """Have wandb keep all of its own files in the folder: there may be no home to write to."""
+    own = folder.resolve() / "wandb"
+    own.mkdir(parents=True, exist_ok=True)
+    places = {"WANDB_CACHE_DIR": own / "cache", "WANDB_DATA_DIR": own / "data"}
+    home = os.path.expanduser("~")  # noqa: PTH111 (where there is none, Path would raise)
+    if not os.access(home, os.X_OK):
+        places["WANDB_CONFIG_DIR"] = own / "config"
+    new = {name: str(place) for name, place in places.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
 
 
 def _discreet() -> wandb.Settings:
@@ -161,6 +273,8 @@ def _discreet() -> wandb.Settings:
         x_disable_meta=True,
         x_disable_machine_info=True,
         x_disable_stats=True,
+        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", ANSWERS)),
+        finish_timeout=UPLOADS,
     )
 
 

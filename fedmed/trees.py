@@ -5,6 +5,7 @@ records. Arrays become tensors; all else becomes JSON in the file's header.
 """
 
 import base64
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def save(tree: Any, path: Path, durable: bool = True) -> None:
     Args:
         tree: what to write.
         path: where to.
-        durable: whether the file must outlive a power cut.
+        durable: whether the file must outlive a power cut, and has a checksum.
 
     Raises:
         NotATree: naming the place and type of a value that cannot be written.
@@ -50,14 +51,31 @@ def save(tree: Any, path: Path, durable: bool = True) -> None:
     """
     arrays: Arrays = {}
     header = json.dumps(_pack(tree, "tree", arrays))
-    write_atomically(path, lambda new: save_file(arrays, new, {"tree": header}), durable)
+    metadata = {"tree": header}
+    if durable:
+        metadata["sha256"] = _digest(header, arrays)
+    write_atomically(path, lambda new: save_file(arrays, new, metadata), durable)
 
 
-def load(path: Path) -> Any:
-    """Read what :func:`save` wrote."""
-    with safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _unpack(json.loads(file.metadata()["tree"]), arrays)
+def load(path: Path, durable: bool = True) -> Any:
+    """Read what :func:`save` wrote.
+
+    Args:
+        path: the file.
+        durable: whether it was to outlive a power cut: then it is held against its checksum.
+
+    Raises:
+        FedmedError: if it is not as it was written.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+        if durable and metadata["sha256"] != _digest(metadata["tree"], arrays):
+            raise damaged(path, "its content is not what its checksum is of")
+        return _unpack(json.loads(metadata["tree"]), arrays)
+    except (SafetensorError, ValueError, LookupError, TypeError):
+        raise damaged(path, "it cannot be read") from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], durable: bool = True) -> None:
@@ -79,6 +97,15 @@ def write_atomically(path: Path, write: Callable[[Path], object], durable: bool 
             f"cannot write {path}: {error}; what was written before is safe: make room and run "
             "the same command again"
         ) from None
+
+
+def _digest(header: str, arrays: Arrays) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def damaged(path: Path, why: str) -> FedmedError:

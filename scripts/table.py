@@ -59,15 +59,15 @@ def main() -> None:
             print(_paper(papers, arguments))
             return
         table = build(find(arguments.folders), _settings(arguments))
+        written = write(table, arguments.out) if arguments.out else []
+        print(markdown(table))
+        if written:
+            print("wrote", *written)
+        if arguments.wandb:
+            _log(table, arguments)
     except FedmedError as error:
         print(f"fedmed: {error}", file=sys.stderr)
         sys.exit(2)
-    written = write(table, arguments.out) if arguments.out else []
-    print(markdown(table))
-    if written:
-        print("wrote", *written)
-    if arguments.wandb:
-        _log(table, arguments)
 
 
 def _paper(papers: list[str], arguments: argparse.Namespace) -> str:

@@ -1,5 +1,6 @@
 """A grid does each cell once, here and on a real Slurm, and gives the same bits on both."""
 
+import errno
 import itertools
 import os
 import signal
@@ -15,9 +16,10 @@ import slurm
 from conftest import ROOT, TINY, summary
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from fedmed.config import compose
-from fedmed.errors import ConfigError
+from fedmed.config import compose, settings
+from fedmed.errors import ConfigError, FedmedError
 from fedmed.rundir import RunDirectory
+from fedmed.sweep import slurm as slurm_jobs
 from fedmed.sweep.agents import wandb_sweep
 from fedmed.sweep.grid import Grid
 from fedmed.sweep.launch import sweep
@@ -113,6 +115,96 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         pytest.skip(reason)
     with slurm.cluster(tmp_path_factory.mktemp("slurm")) as environment:
         yield environment
+
+
+@pytest.mark.parametrize("told", ["preemption", "time limit"])
+def test_slurm_warns_of_what_it_ends(
+    told: str,
+    cluster: dict[str, str],
+    ask: Ask,
+    command: Callable[..., subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """All processes of a job hear it, and none but the main one decides: the job is queued again.
+
+    The partition has a grace time, in which the rounds go on. A second launch watches the same job.
+    """
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
+    slow = "faults.inject=[{kind: slow, clients: [0], seconds: 1}]"
+    mirrored = ("tracking.mode=offline", "runner.workers=2")
+    small = ("hydra.launcher.cpus_per_task=2", "hydra.launcher.mem_gb=1")
+    grid = ask("rounds=14", "seed=0", slow, *mirrored, "hydra/launcher=slurm_cpu", *small)
+    (cell,) = Grid.of(grid).cells
+    launcher = command("-m", *grid)
+    log = cell.folder / "run.log"
+    wait_until(lambda: log.exists() and "round 2:" in log.read_text())
+    if told == "preemption":
+        urgent = ["--partition=urgent", "--cpus-per-task=2", "--mem=100", "--output=/dev/null"]
+        subprocess.run(["sbatch", *urgent, "--wrap=sleep 1"], check=True)
+    else:  # what sbatch --signal=USR2@… makes Slurm send ahead of the limit
+        job = (cell.folder / "slurm_job").read_text()
+        subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    assert sweep(grid) == 0
+    assert "in the queue already: 1 cells" in capfd.readouterr().out
+    assert cell.state() == "done"
+    assert launcher.wait(60) == 0
+    said = log.read_text()
+    assert "resuming after round" in said
+    assert "died" not in said
+    assert summary(cell.folder)["rounds_done"] == 14
+
+
+def test_slurm_array_is_no_longer_than_the_cluster_takes(
+    cluster: dict[str, str], ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one takes four jobs an array, its default a thousand."""
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
+    grid = Grid.of(ask("seed=range(0,9)", "hydra/launcher=slurm_cpu", "hydra.launcher.mem_gb=1"))
+    launcher = settings([*grid.hydra, *grid.cells[0].overrides]).launcher
+    arrays = slurm_jobs.submit(grid.cells, launcher)
+    jobs = [slurm_jobs.job_of(cell) for cell in grid.cells]
+    assert slurm_jobs.in_queue() <= set(jobs)
+    subprocess.run(["scancel", "--me", "--state=PENDING"], check=True)
+    subprocess.run(["scancel", "--me", "--signal=KILL"], check=True)
+    assert len(arrays) == 3
+    assert len(set(jobs)) == 9
+    assert {str(job).partition("_")[0] for job in jobs} == set(arrays)
+
+
+def test_a_grid_in_other_hands_is_not_done(ask: Ask, capfd: pytest.CaptureFixture[str]) -> None:
+    """So that ``… -m … && table.py`` reads no unfinished run."""
+    (cell,) = Grid.of(ask("rounds=1")).cells
+    with RunDirectory(cell.folder).locked():
+        assert sweep(ask("rounds=1")) == 1
+    assert "1 running; the same command goes on" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/b c", "é" * 120])
+def test_a_grid_of_any_name_has_a_file(name: str, ask: Ask) -> None:
+    grid = Grid.of(ask(f"name='{name}'", "seed=0,1"))
+    path = grid.save()
+    assert path.parent == grid.folder / "grids"
+    assert Grid.load(path).name == grid.name == name
+    assert [c.run_id for c in Grid.load(path).cells] == [c.run_id for c in grid.cells]
+
+
+def test_a_file_system_without_locks_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS without its lock daemon answers: there is none such here."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    here = RunDirectory(tmp_path)
+    with pytest.raises(FedmedError, match=r"\.lock: cannot be locked \(No locks"), here.locked():
+        pass
+    with pytest.raises(FedmedError, match="has no flock"):
+        here.in_use()
 
 
 def test_slurm_resumes_what_was_cut_off_to_the_same_bits(

@@ -3,8 +3,12 @@
 import getpass
 import json
 import os
+import shutil
+import signal
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +101,7 @@ def test_no_patient_image_host_or_user_leaves(
     launch("+experiment=nih", f"dataset.root={nih_standin}", *small, *OFFLINE)
     table = pd.read_csv(nih_standin / "Data_Entry_2017_v2020.csv")
     names = {name.removesuffix(".png") for name in table["Image Index"]} | {"nih:"}
-    names |= {str(nih_standin), str(tmp_path)}
+    names |= {str(nih_standin), str(tmp_path), "/.local/share", "staging"}
     names |= {n for n in (socket.gethostname(), getpass.getuser()) if len(n) > 4}  # not "root"
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     mirrored = [*offline.glob("*.wandb"), *(p for p in offline.glob("files/**/*") if p.is_file())]
@@ -130,3 +134,96 @@ def test_files_are_enough(launch: Callable[..., dict[str, Any]], tmp_path: Path)
     }
     assert "wandb" not in written
     assert os.environ.get("WANDB_RUN_ID") is None
+
+
+SMALL = (*TINY, "dataset.patients=60", "client.steps=1", "rounds=3")
+
+
+@pytest.fixture
+def tracked(store: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start a run with an environment of its own, which has nothing of wandb's."""
+
+    def tracked(mode: str, *before: str, **environment: str) -> subprocess.Popen[str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+        command = [sys.executable, "-m", "fedmed.run", *SMALL, f"tracking.mode={mode}"]
+        return subprocess.Popen(
+            [*before, *command, f"hydra.run.dir={tmp_path / 'run'}", f"store={store}"],
+            cwd=tmp_path,
+            env=clean | {"COLUMNS": "200"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return tracked
+
+
+def finished(process: subprocess.Popen[str], folder: Path, seen: str = "") -> list[str]:
+    """Wait for a run that must come to its end; return what it says of wandb."""
+    output, _ = process.communicate(timeout=300)
+    output = seen + output
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+    return [line for line in output.splitlines() if line.startswith("wandb")]
+
+
+def test_the_mirror_may_die(tracked: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    process = tracked("offline")
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if "round 1/" in line:
+            break
+    found = subprocess.run(["pgrep", "-P", str(process.pid), "wandb-core"], capture_output=True)
+    (core,) = map(int, found.stdout.split())
+    os.kill(core, signal.SIGKILL)
+    (told,) = finished(process, tmp_path / "run", seen)
+    assert told.endswith("the run goes on: its directory has all of it")
+
+
+def test_a_server_that_is_not_there_is_told_of_once(
+    tracked: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        there = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "a" * 40, "WANDB_INIT_TIMEOUT": "2"}
+        (told,) = finished(tracked("online", **there), tmp_path / "run")
+    assert told.startswith("wandb: ")
+
+
+def test_online_without_a_key_ends_before_anything_is_read(
+    tracked: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = tracked("online", HOME=str(tmp_path))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert output.splitlines()[-1].startswith("fedmed: tracking.mode: online needs a key of wandb")
+    assert "Traceback" not in output
+    assert not (tmp_path / "run" / "table.parquet").exists()
+
+
+def test_a_home_that_cannot_be_written_is_not_needed(
+    tracked: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """All that wandb writes lies in the run directory, and all is mirrored."""
+    process = tracked("offline", HOME="/proc/none", MPLCONFIGDIR=str(tmp_path))
+    assert finished(process, tmp_path / "run") == []
+    exits = [r.exit for r in records(tmp_path / "run") if r.WhichOneof("record_type") == "exit"]
+    assert [e.exit_code for e in exits] == [0]
+
+
+def test_offline_no_host_is_looked_up(
+    tracked: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Nor is any connected to: as the kernel sees all processes of the run."""
+    if not shutil.which("strace"):
+        pytest.skip("no strace: apt-get install strace")
+    trace = tmp_path / "trace"
+    watched = ("strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(trace))
+    finished(tracked("offline", *watched), tmp_path / "run")
+    lines = [line for line in trace.read_text().splitlines() if "AF_INET" in line]
+    assert [line for line in lines if "127.0.0.1" not in line] == []
+    assert [line for line in lines if "htons(53)" in line] == []

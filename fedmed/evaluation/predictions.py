@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedmed.errors import FedmedError
 from fedmed.metrics import Floats
+from fedmed.trees import damaged
 
 #: Of an image's row in the common table, what subgroups are made of.
 ATTRIBUTES = ("site", "view", "sex", "age")
@@ -52,10 +53,18 @@ class Predictions:
 
     @classmethod
     def read(cls, path: Path) -> "Predictions":
-        """Read a run's ``predictions.parquet``. Raises FedmedError if there is none."""
+        """Read a run's ``predictions.parquet``.
+
+        Raises:
+            FedmedError: if there is none, or it is damaged.
+        """
         if not path.exists():
             raise FedmedError(f"{path}: there are no predictions; is the run finished?")
-        frame = pd.read_parquet(path)
+        try:
+            frame = pd.read_parquet(path)
+            _ = frame[["image", "patient"]]
+        except (ValueError, OSError, KeyError):
+            raise damaged(path, "it is no table of predictions") from None
         targets = tuple(
             name.removesuffix("/score") for name in map(str, frame) if name.endswith("/score")
         )

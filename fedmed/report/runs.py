@@ -15,6 +15,7 @@ from fedmed.errors import FedmedError
 from fedmed.evaluation.bootstrap import REPLICATES, Scored, score
 from fedmed.evaluation.predictions import Predictions
 from fedmed.rundir import RunDirectory
+from fedmed.trees import damaged
 
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
@@ -138,16 +139,19 @@ class Run:
         return _walk(self.summary, key)
 
     def _load(self, resolve: bool) -> dict[str, Any]:
-        loaded = OmegaConf.load(self.folder / ".hydra" / "config.yaml")
+        loaded = OmegaConf.create(RunDirectory(self.folder).composed())
         return cast(dict[str, Any], OmegaConf.to_container(loaded, resolve=resolve))
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
-        return (
-            cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-            if path.exists()
-            else {}
-        )
+        try:
+            return (
+                cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+                if path.exists()
+                else {}
+            )
+        except ValueError:
+            raise damaged(path, "it is no JSON") from None
 
 
 def find(folders: Sequence[Path]) -> list[Run]:

@@ -162,7 +162,7 @@ class LocalEngine(Engine):
             return Message(Error(DIED, DEAD), reply_to=message)
         if failure:
             return Message(Error(RAISED, failure), reply_to=message)
-        content = trees.load(order.reply)
+        content = trees.load(order.reply, durable=False)
         order.reply.unlink()
         return self._received(message, content)
 

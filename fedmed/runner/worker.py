@@ -77,4 +77,4 @@ def score(content: Path, start: int, stop: int, run_config: RunConfig) -> Floats
 
 @lru_cache(maxsize=2)
 def _content(path: Path) -> RecordDict:
-    return cast(RecordDict, trees.load(path))
+    return cast(RecordDict, trees.load(path, durable=False))

@@ -32,7 +32,7 @@ def play(overrides: Sequence[str], folder: Path, slot: int, run_id: str | None =
     os.environ.setdefault("TQDM_DISABLE", "1")
     tolerate()
     with _printing_to(folder / "run.log"):
-        from fedmed.run import run_composed
+        from fedmed.run import run_at_home
 
         if run_id is not None and (config := cfg.compose(overrides)).sha256[:16] != run_id:
             print(
@@ -42,7 +42,7 @@ def play(overrides: Sequence[str], folder: Path, slot: int, run_id: str | None =
             )
             sys.exit(2)
         sys.argv = ["fedmed.run", *overrides, f"hydra.run.dir={_quoted(folder)}"]
-        run_composed()
+        run_at_home()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
 from fedmed import config as cfg
-from fedmed.errors import ConfigError
+from fedmed.errors import ConfigError, readable
 from fedmed.refusals import malformed
 from fedmed.rundir import RunDirectory
 from fedmed.trees import write_atomically
 
 State = Literal["done", "running", "failed", "interrupted", "missing"]
+LONGEST = 100  # letters of a grid's name in that of its file
 GRIDS = "grids"  # the folder, beside the run directories, of the files that tell which cells are
 
 
@@ -96,17 +98,22 @@ class Grid:
         return cls("+".join(names), folder, tuple(hydra), tuple(cells.values()))
 
     def save(self) -> Path:
-        """Write ``grids/NAME-HASH.json``; the same cells have the same file."""
+        """Write ``grids/NAME-HASH.json``; the same cells have the same file.
+
+        Raises:
+            FedmedError: if the folder cannot be written.
+        """
         ids = " ".join(sorted(cell.run_id for cell in self.cells))
-        path = (
-            self.folder / GRIDS / f"{self.name}-{hashlib.sha256(ids.encode()).hexdigest()[:8]}.json"
-        )
+        name = re.sub(r"[^\w.+-]", "_", self.name)[:LONGEST]
+        hashed = hashlib.sha256(ids.encode()).hexdigest()[:8]
+        path = self.folder / GRIDS / f"{name}-{hashed}.json"
         cells = [
             {k: v for k, v in asdict(cell).items() if k in ("run_id", "overrides", "varied")}
             for cell in self.cells
         ]
         text = json.dumps({"name": self.name, "cells": cells}, indent=1)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with readable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda new: new.write_text(text + "\n"))
         return path
 

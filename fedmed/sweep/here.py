@@ -18,7 +18,7 @@ from fedmed import config as cfg
 from fedmed import store
 from fedmed.console import Console
 from fedmed.errors import FedmedError
-from fedmed.processes import context, leave_with_parent
+from fedmed.processes import context, leave_with_parent, listen
 from fedmed.runner.local import workers
 from fedmed.sweep.cell import play as play_cell
 from fedmed.sweep.grid import Cell
@@ -29,7 +29,7 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
     """Run the cells. They share the workers of ``runner=local``; of few cells, each has several.
 
     Args:
-        cells: which of them another process may be running, or finish, in the meantime.
+        cells: which of them another process may be running, or finish: those are left to it.
         launcher: Hydra's, which has nothing to say here.
         console: told of each cell that starts and ends.
     """
@@ -48,8 +48,9 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
         while waiting or running:
             while waiting and free:
                 cell = waiting.popleft()
-                if cell.state() == "running" or (cell.state() == "done" and not cell.force):
-                    console.say(f"left to another process: {cell}")
+                state = cell.state()
+                if state == "running" or (state == "done" and not cell.force):
+                    console.say(f"skipped, as another process is running it: {cell}")
                     continue
                 slot = free.pop(0)
                 process = _start([*cell.overrides, *share], cell, slot)
@@ -62,7 +63,7 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
                 console.say(f"{cell.state()}: {cell}")
     finally:
         for process, _, _ in running.values():
-            process.terminate()
+            process.kill()
 
 
 def _prepare(config: cfg.Config, workers: int, console: Console) -> None:
@@ -83,4 +84,5 @@ def _start(overrides: Sequence[str], cell: Cell, slot: int) -> ForkServerProcess
 
 def _play(overrides: Sequence[str], cell: Cell, slot: int) -> None:
     leave_with_parent()
+    listen()
     play_cell(overrides, cell.folder, slot)

@@ -20,8 +20,7 @@ def sweep(arguments: Sequence[str]) -> int:
         arguments: the command line's overrides; a comma gives a key several values.
 
     Returns:
-        The exit status: 0 if every cell is done or in another process's hands, 130 after Ctrl-C,
-        else 1.
+        The exit status: 0 if every cell is done, 130 after Ctrl-C, else 1.
 
     Raises:
         ConfigError: if a cell cannot be run or the launcher is none of ours; nothing was started.
@@ -34,36 +33,33 @@ def sweep(arguments: Sequence[str]) -> int:
     file = grid.save()
     with Console() as console:
         console.say(f"{grid.name}: {len(grid.cells)} cells; {file} lists them")
-        todo = [cell for cell in grid.cells if _is_to_do(cell, console)]
+        open_ = [cell for cell in grid.cells if _is_open(cell, console)]
         try:
-            if todo:
-                LAUNCHERS[kind](todo, launcher, console)
+            if open_:
+                LAUNCHERS[kind](open_, launcher, console)
         except KeyboardInterrupt:
             return 130
     return _report(grid, console)
 
 
-def _is_to_do(cell: Cell, console: Console) -> bool:
-    state = cell.state()
-    if state == "done" and not cell.force:
-        console.say(f"done already: {cell}")
-    elif state == "running":
-        console.say(f"skipped, as another process is running it: {cell}")
-    else:
+def _is_open(cell: Cell, console: Console) -> bool:
+    if cell.force or cell.state() != "done":
         return True
+    console.say(f"done already: {cell}")
     return False
 
 
 def _report(grid: Grid, console: Console) -> int:
     states = {cell: cell.state() for cell in grid.cells}
+    others = [cell for cell, state in states.items() if state == "running"]
     broken = [cell for cell, state in states.items() if state not in ("done", "running")]
     for cell in broken:
         console.say(f"\n{states[cell]}: {cell}", "bold red")
         console.say(_last_lines(cell.folder / "run.log"))
     counts = [f"{list(states.values()).count(s)} {s}" for s in dict.fromkeys(states.values())]
-    again = "; the same command goes on with what is not done" if broken else ""
+    again = "; the same command goes on with what is not done" if broken or others else ""
     console.say(f"\n{grid.name}: {', '.join(counts)}{again}")
-    return 1 if broken else 0
+    return 1 if broken or others else 0
 
 
 def _last_lines(log: Path) -> str:

@@ -5,20 +5,23 @@ directory and the queue, never from a pickled result: that holds without an acco
 ``scancel``, and when the process that submitted is long gone.
 """
 
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from fedmed.console import Console
-from fedmed.errors import FedmedError
+from fedmed.errors import FedmedError, readable
 from fedmed.sweep.cell import play as play_cell
 from fedmed.sweep.grid import Cell
 
+ARRAY = 1000  # jobs of an array, where the cluster does not say; Slurm's default takes 1,001
 POLL = 2.0  # seconds between two looks at the queue
 #: Keys of the launcher that submitit does not know as Slurm's own.
 COMMON = {
@@ -57,7 +60,7 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
     """Submit the cells that are not in the queue already, and wait until none is.
 
     Args:
-        cells: which of them another process may be running, or finish, in the meantime.
+        cells: those that are not done; some may be in the queue, or run somewhere else.
         launcher: hydra-submitit-launcher's configuration.
         console: told of each cell that leaves the queue.
 
@@ -67,12 +70,18 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
     if not shutil.which("sbatch"):
         raise FedmedError("hydra/launcher: there is no sbatch here; launch from a Slurm login node")
     queued = in_queue(tries=1)
-    todo = [cell for cell in cells if job_of(cell) not in queued]
-    if len(todo) < len(cells):
-        console.say(f"in the queue already: {len(cells) - len(todo)} cells")
+    waiting = [cell for cell in cells if job_of(cell) in queued]
+    if waiting:
+        console.say(f"in the queue already: {len(waiting)} cells")
+    todo = []
+    for cell in cells:
+        if cell.state() == "running" and cell not in waiting:
+            console.say(f"skipped, as another process is running it: {cell}")
+        elif cell not in waiting:
+            todo.append(cell)
     if todo:
-        console.say(f"submitted: Slurm job array {submit(todo, launcher)}")
-    waiting = list(cells)
+        console.say(f"submitted: Slurm job array {', '.join(submit(todo, launcher))}")
+    waiting += todo
     try:
         while waiting:
             queued = in_queue()
@@ -86,8 +95,12 @@ def play(cells: Sequence[Cell], launcher: DictConfig, console: Console) -> None:
         raise
 
 
-def submit(cells: Sequence[Cell], launcher: DictConfig) -> str:
-    """Submit a job array and note in each run directory which of its jobs has the cell."""
+def submit(cells: Sequence[Cell], launcher: DictConfig) -> list[str]:
+    """Submit job arrays and note in each run directory which of their jobs has the cell.
+
+    Raises:
+        FedmedError: if Slurm refuses them.
+    """
     import submitit
 
     given: dict[str, Any] = OmegaConf.to_container(launcher, resolve=True)  # type: ignore[assignment]
@@ -95,20 +108,36 @@ def submit(cells: Sequence[Cell], launcher: DictConfig) -> str:
     folder, retries = given.pop("submitit_folder"), given.pop("max_num_timeout")
     tasks = given["tasks_per_node"] * given["nodes"]
     jobs = [Job(cells[i : i + tasks]) for i in range(0, len(cells), tasks)]
+    longest = longest_array()
+    arrays = [jobs[i : i + longest] for i in range(0, len(jobs), longest)]
+    given["array_parallelism"] = max(1, given["array_parallelism"] // len(arrays))
+    ids = []
     try:
-        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=retries)
-        executor.update_parameters(
-            **{key if key in COMMON else f"slurm_{key}": value for key, value in given.items()}
-        )
-        submitted = executor.submit_array(jobs)
+        with readable(Path(folder)):
+            executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=retries)
+            executor.update_parameters(
+                **{key if key in COMMON else f"slurm_{key}": value for key, value in given.items()}
+            )
+        for array in arrays:
+            submitted = executor.submit_array(array)
+            ids.append(submitted[0].job_id.partition("_")[0])
+            for job, handle in zip(array, submitted, strict=True):
+                for cell in job.cells:
+                    with readable(cell.folder):
+                        cell.folder.mkdir(parents=True, exist_ok=True)
+                        (cell.folder / "slurm_job").write_text(handle.job_id)
     except submitit.core.utils.FailedJobError as error:
         reason = str(error).strip().rpartition("\n")[2]  # what sbatch said last
         raise FedmedError(f"hydra/launcher: Slurm refuses the jobs: {reason}") from None
-    for job, handle in zip(jobs, submitted, strict=True):
-        for cell in job.cells:
-            cell.folder.mkdir(parents=True, exist_ok=True)
-            (cell.folder / "slurm_job").write_text(handle.job_id)
-    return submitted[0].job_id.partition("_")[0]
+    return ids
+
+
+def longest_array() -> int:
+    """Return how many jobs an array may have here: ``MaxArraySize`` of the cluster."""
+    command = ["scontrol", "show", "config"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    told = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
+    return max(1, int(told[1])) if told else ARRAY
 
 
 def job_of(cell: Cell) -> str | None:
