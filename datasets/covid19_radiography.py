@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import Field
 
-from fedmed.errors import DataError
-from fedmed.files import ImageFiles
+from fedmed.files import ImageFiles, images_in
 from fedmed.seeding import generator
 from fedmed.table import NO_FINDING, Aspect, Card, split_by_patient
 
@@ -70,10 +69,7 @@ class COVID19Radiography(ImageFiles):
     def table(self) -> pd.DataFrame:
         """Return one row an image, in the order of classes and names."""
         home = self.root / FOLDER if (self.root / FOLDER).is_dir() else self.root
-        shown = {name: sorted((home / name / "images").glob("[!.]*.png")) for name in self.classes}
-        for name, paths in shown.items():
-            if not paths:
-                raise DataError(f"{home / name / 'images'} is missing or has no PNG files")
+        shown = {name: images_in(home / name / "images", ".png") for name in self.classes}
         if self.normals is not None and "Normal" in shown:
             most = round(self.normals * len(shown.get("COVID", ())))
             drawn = generator(0, "normals").permutation(len(shown["Normal"]))[:most]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fedmed.errors import DataError
-from fedmed.files import ImageFiles
+from fedmed.files import ImageFiles, images_in
 from fedmed.table import NO_FINDING, Card
 
 SPLITS = {"train": "train", "val": "train", "test": "test"}
@@ -53,10 +53,8 @@ class Kermany(ImageFiles):
         """Return one row an image, in the order of folders and names."""
         home = self.root / "chest_xray" if (self.root / "chest_xray").is_dir() else self.root
         folders = [home / part / shown for part in SPLITS for shown in FOLDERS]
-        for folder in folders:
-            if folder.parent.name != "val" and not any(folder.glob("[!.]*.jpeg")):
-                raise DataError(f"{folder} is missing or has no JPEG files")
-        paths = [path for folder in folders for path in sorted(folder.glob("[!.]*.jpeg"))]
+        here = [f for f in folders if f.parent.name != "val" or f.is_dir()]  # Mendeley has none
+        paths = [path for folder in here for path in images_in(folder, ".jpeg")]
         names = pd.Series([path.name for path in paths], dtype=str)
         parts = pd.Series([path.parent.parent.name for path in paths], dtype=str)
         ill = pd.Series([path.parent.name == "PNEUMONIA" for path in paths], dtype=bool)

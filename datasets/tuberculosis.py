@@ -12,7 +12,7 @@ import pandas as pd
 from torchxrayvision.datasets import NLMTB_Dataset
 
 from fedmed.errors import DataError
-from fedmed.files import ImageFiles, through_xrv
+from fedmed.files import ImageFiles, images_in, through_xrv
 from fedmed.table import Card, split_by_patient
 
 CITATION = "Jaeger et al., Quant. Imaging Med. Surg. 4(6):475-477, 2014, "
@@ -39,11 +39,10 @@ class NLMTuberculosis(ImageFiles):
         """Return one row an image, in the order of the names."""
         home = self.root / self.folder if (self.root / self.folder).is_dir() else self.root
         source = home / "CXR_png"
-        names = sorted(path.name for path in source.glob("*.png"))
+        names = [path.name for path in images_in(source, ".png")]
         wrong = [n for n in names if not re.fullmatch(rf"{self.code}_\d{{4}}_[01]\.png", n)]
-        if not names or wrong:
-            found = f"got {wrong[0]}" if wrong else "has no PNG files"
-            raise DataError(f"{source}: takes images named {self.code}_0001_0.png, {found}")
+        if wrong:
+            raise DataError(f"{source}: takes images named {self.code}_0001_0.png, got {wrong[0]}")
         parsed = through_xrv(NLMTB_Dataset, source, imgpath=str(home))
         shown = parsed.csv["fname"].str.removesuffix(".png")
         patients = f"{self.name}:" + shown.str.split("_").str[1]

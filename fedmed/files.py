@@ -18,7 +18,9 @@ from fedmed.seeding import seeded_globals
 from fedmed.table import Aspect, Dataset, Origin
 
 T = TypeVar("T")
-__all__ = ["ImageFiles", "LabelFile", "NamedFiles", "below", "through_xrv", "walk"]
+__all__ = ["ImageFiles", "LabelFile", "NamedFiles", "below", "images_in", "through_xrv", "walk"]
+#: What images are called, of whatever set.
+SUFFIXES = {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp"}
 
 
 def through_xrv(dataset: Callable[..., T], source: Path, **arguments: Any) -> T:
@@ -35,6 +37,27 @@ def through_xrv(dataset: Callable[..., T], source: Path, **arguments: Any) -> T:
         except Exception as error:  # whatever pandas raises deep inside on a broken file
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise DataError(f"{source}: torchxrayvision cannot read it: {reason[0]}") from None
+
+
+def images_in(folder: Path, suffix: str) -> list[Path]:
+    """Return the images of a folder whose files are its table, by name.
+
+    Args:
+        folder: where they lie, not deeper.
+        suffix: of all of them, as the set has it: a copy that was converted is not the set.
+
+    Raises:
+        DataError: if there are none, or others among them, which would be left out unseen.
+    """
+    found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
+    others = [path for path in found if path.suffix != suffix]
+    if others:
+        raise DataError(
+            f"{others[0]}: the images of this set are named *{suffix} ({len(others)} are not)"
+        )
+    if not found:
+        raise DataError(f"{folder} is missing or has no {suffix} files")
+    return found
 
 
 class ImageFiles(Dataset):

@@ -24,7 +24,7 @@ from fedmed.errors import FedmedError
 from fedmed.evaluation.bootstrap import DEBIASED, REPLICATES, score
 from fedmed.evaluation.ranked import METRICS
 from fedmed.evaluation.subgroups import gap_beside_chance, subgroups
-from fedmed.evaluation.submission import read
+from fedmed.evaluation.submission import read, unpredicted
 from fedmed.evaluation.summary import summary
 from fedmed.report.render import escape
 from fedmed.rundir import safe
@@ -79,6 +79,9 @@ def main() -> None:
         if given.images.empty:
             raise FedmedError(f"{arguments.labels}: has no row")
         found = summary(score(given, arguments.replicates)) | {"subgroups": subgroups(given)}
+        found["not_predicted"] = unpredicted(
+            arguments.labels, given, arguments.id, arguments.patient
+        )
         if arguments.out:
             _write(found, arguments.out)
     except FedmedError as error:
@@ -134,6 +137,9 @@ def _show(found: dict[str, Any]) -> None:
     )
     if found["without_both_classes"]:
         console.print(f"one class only, not scored: {', '.join(found['without_both_classes'])}")
+    if found["not_predicted"]:
+        names = ", ".join(map(printable, found["not_predicted"]))
+        console.print(f"in the labels, predicted by nobody, in no mean: {names}")
     worst, gap = found["subgroups"]["worst"], found["subgroups"]["gap"]
     if worst and gap:
         console.print(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -210,14 +211,14 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: (root / "CXR_png/CHNCXR_0001_1.png").rename(root / "CXR_png/0001 (1).png"),
         r"CXR_png: takes images named CHNCXR_0001_0\.png, got 0001 \(1\)\.png",
     ),
-    "montgomery": (lambda root: shutil.rmtree(root / "CXR_png"), "CXR_png.* has no PNG files"),
+    "montgomery": (lambda root: shutil.rmtree(root / "CXR_png"), r"CXR_png.* has no \.png files"),
     "kermany": (
         lambda root: (root / "test/NORMAL/person3_virus_1.jpeg").touch(),
         r"test/NORMAL/person3_virus_1\.jpeg: takes names as in PNEUMONIA/person1_virus_6\.jpeg",
     ),
     "covid19_radiography": (
         lambda root: shutil.rmtree(root / "Normal/images"),
-        "Normal/images is missing or has no PNG files",
+        r"Normal/images is missing or has no \.png files",
     ),
 }
 
@@ -230,6 +231,27 @@ def test_broken_labels_end_in_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message) as caught:
         build(name, root).table()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("kermany", "train/NORMAL/IM-0001-0001.jpeg"),
+        ("covid19_radiography", "Normal/images/Normal-1.png"),
+        ("shenzhen", "CXR_png/CHNCXR_0001_1.png"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jpg", ".PNG", ".JPEG"])
+def test_images_of_another_suffix_are_not_passed_over(
+    name: str, image: str, suffix: str, tmp_path: Path
+) -> None:
+    """The folder is the table: what it would pass over were patients fewer, without a word."""
+    root = STANDINS[name](tmp_path)
+    path = next(p for p in root.rglob("*") if str(p).endswith(image))
+    path.rename(path.with_suffix(suffix))
+    named = re.escape(path.with_suffix(suffix).name)
+    with pytest.raises(DataError, match=rf"{named}: the images of this set are named"):
+        build(name, root).table()
 
 
 def mutate(content: bytes, rng: np.random.Generator) -> bytes:

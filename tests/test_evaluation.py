@@ -1,5 +1,6 @@
 """Scores, intervals and tests, against scikit-learn, published examples and slow plain versions."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -312,6 +313,27 @@ def test_score_is_scikit_learns(
         for metric, value in slow.items():
             assert rows.loc[(finding, metric), "value"] == pytest.approx(value, abs=1e-6)
     assert rows.loc[("macro", "auroc"), "low"] < rows.loc[("macro", "auroc"), "value"]
+    head, first, *_ = done.stdout.splitlines()
+    ends = {name: head.index(name) + len(name) for name in head.replace("ts with", "ts").split()}
+    for name, metric in (
+        ("accuracy", "accuracy"),
+        ("Brier", "brier"),
+        ("sens@90%", "sensitivity_at_90_specificity"),
+    ):
+        figure = first[: ends[name]].split()[-1]  # columns are flush right
+        assert figure == f"{rows.loc[('a', metric), 'value']:.3f}"
+
+
+def test_findings_that_nobody_predicts_are_told(
+    submission: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Else a mean without the hard one looks like a mean of all."""
+    few = ("--replicates", "9")
+    hidden = submission("--out", "s.json", *few, scores=lambda f: f.drop(columns="b"))
+    assert "in the labels, predicted by nobody, in no mean: b\n" in hidden.stdout
+    assert json.loads((tmp_path / "s.json").read_text())["not_predicted"] == ["b"]
+    whole = submission(*few, truth=lambda f: f.assign(note="x", count=7))
+    assert "predicted by nobody" not in whole.stdout
 
 
 def test_bad_submissions_end_in_one_line(tmp_path: Path, messy: Predictions) -> None:

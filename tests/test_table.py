@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from fedmed.config import CONF
 from fedmed.errors import FedmedError
 from fedmed.evaluation.predictions import Predictions
+from fedmed.report.page import page
 from fedmed.report.render import latex, markdown, write
 from fedmed.report.runs import Run, find
 from fedmed.report.table import Settings, build
@@ -99,6 +100,29 @@ def test_the_selection_rule_is_named_and_an_oracle_is_called_one(runs: list[Run]
             assert value == pytest.approx(test[round_])
     for one, other in zip(tables["oracle"].cells, tables["last"].cells, strict=True):
         assert one.values["test.macro_auroc"] >= other.values["test.macro_auroc"]
+
+
+def test_means_over_other_findings_are_told_apart(runs: list[Run], tmp_path: Path) -> None:
+    """Whose mean lacks the hard finding would come out first."""
+    done = [run for run in runs if run.status == "finished"][:2]
+    for run in done:
+        whole = RunDirectory(run.folder).summary()
+        assert whole is not None
+        test = dict(whole["test"])
+        if run is done[1]:
+            test["auroc"] = dict(list(test["auroc"].items())[1:])
+        folder = tmp_path / run.folder.name
+        shutil.copytree(run.folder, folder)
+        RunDirectory(folder).write_summary({**whole, "test": test})
+    two = find([tmp_path])
+    (hard,) = set(two[0].summary["test"]["auroc"]) ^ set(two[1].summary["test"]["auroc"])
+    told = f"over different findings and cannot be compared: not all of them have {hard}"
+    assert told in " ".join(build(two, settings()).caption)
+    assert told in page(two, [])
+    assert told not in page(runs, [])
+    assert "different findings" not in " ".join(build(runs, settings()).caption)
+    one = f"test.auroc.{next(iter(two[1].summary['test']['auroc']))}"
+    assert "different findings" not in " ".join(build(two, settings(value=[one])).caption)
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(runs: list[Run]) -> None:

@@ -68,6 +68,26 @@ def read(
     )
 
 
+def unpredicted(labels: Path, given: Predictions, id_: str, patient: str) -> list[str]:
+    """Return the findings of a label file that nothing predicts, and so no mean knows.
+
+    Args:
+        labels: the file that was read.
+        given: what :func:`read` made of it.
+        id_: its column of ids.
+        patient: its column of patients. Nor is a column with more than 0 and 1 a finding.
+    """
+    cells = _read(labels, id_).cells
+    scored = {id_, patient, "", *ATTRIBUTES, *given.targets}
+    return [
+        name
+        for name in map(str, cells)
+        if name not in scored
+        and len(marked := pd.to_numeric(cells[name], errors="coerce")[cells[name].notna()])
+        and marked.isin((0, 1)).all()
+    ]
+
+
 def _read(path: Path, id_: str) -> LabelFile:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")

@@ -13,7 +13,7 @@ from fedmed import jsontext
 from fedmed.evaluation.comparison import standard_error
 from fedmed.report.entry import Facets, details, entry, facets, partition, synthetic
 from fedmed.report.runs import FAILED, FINISHED, Run
-from fedmed.report.table import Cell, Settings, fill
+from fedmed.report.table import Cell, Settings, fill, unlike_means
 from fedmed.scrub import scrub_text
 from fedmed.sweep.grid import GRIDS, Grid
 
@@ -67,6 +67,10 @@ def _conditions(runs: Sequence[Run], told: dict[str, Facets]) -> list[dict[str, 
     for run in runs:
         seeds.setdefault(told[run.run_id]["experiment"], set()).add(run.seed)
     found = [_condition(of, told[of[0].run_id], seeds) for of in groups.values()]
+    for name in seeds:
+        mine = [c for c in found if c["facets"]["experiment"] == name]
+        done = [run for c in mine for run in c["runs"] if run.status == FINISHED]
+        mine[0]["notes"] += [f"{name}: {note}" for note in unlike_means(done)]
     worst = {"mean": -1.0}
     return sorted(found, key=lambda c: (c["facets"]["experiment"], -(c["auroc"] or worst)["mean"]))
 

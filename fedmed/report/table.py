@@ -6,7 +6,7 @@ shows as missing. Runs of one cell may differ in nothing but the seed.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -214,6 +214,22 @@ def fill(cell: Cell, settings: Settings) -> None:
         cell.notes.append(f"no interval: fewer than {LEAST} patients with or without a finding")
 
 
+def unlike_means(runs: Sequence[Run]) -> list[str]:
+    """Return a note if the macro means of finished runs are over different findings.
+
+    A finding of which the test patients have one class only counts in no mean.
+    """
+    scored = {tuple(run.summary["test"]["auroc"]) for run in runs}
+    if len(scored) < 2:
+        return []
+    shared = set.intersection(*map(set, scored))
+    apart = [f for f in dict.fromkeys(chain(*scored)) if f not in shared]
+    return [
+        "macro means are over different findings and cannot be compared: "
+        f"not all of them have {', '.join(apart)}"
+    ]
+
+
 def _of_last_rounds(cell: Cell) -> bool:
     last = [run.summary["rounds_done"] for run in cell.finished]
     return cell.rounds == last
@@ -312,6 +328,8 @@ def _caption(cells: Sequence[Cell], settings: Settings, seeds: Sequence[int]) ->
                 "may say otherwise."
             )
     notes = {note for cell in cells for note in cell.notes}
+    if any("macro_" in value for value in settings.value):
+        notes |= set(unlike_means([run for cell in cells for run in cell.finished]))
     return said + [f"{note[0].upper()}{note[1:]}." for note in sorted(notes)]
 
 
