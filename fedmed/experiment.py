@@ -84,6 +84,7 @@ def run(
             "name": config.name,
             "config_sha256": config.sha256,
             "device": config.device,
+            "semantics": identity.SEMANTICS,
         }
         here.write_summary(begun | {"status": "running"})
         try:

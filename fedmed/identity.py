@@ -33,6 +33,9 @@ LIMITS = (
     "MKL_ENABLE_INSTRUCTIONS",
     "ONEDNN_MAX_CPU_ISA",
 )
+#: Of what the code makes of a configuration: counted up when the same one gives another result.
+SEMANTICS = 1
+_OWN = "fedmed."
 _VECTORS = ("avx", "amx", "fma", "sse4", "asimd", "sve")
 
 
@@ -45,13 +48,33 @@ def device(runner: "Runner") -> Kind:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def decisive(config: "Config") -> dict[str, Any]:
+    """Return the values that decide the result, as JSON has them, but for the device.
+
+    A component of fedmed's is its name, wherever its module lies; one of another package is its
+    import path.
+    """
+    values = config.model_dump(mode="json", by_alias=True, exclude=set(NOT_IDENTITY))
+    return {"semantics": SEMANTICS, **_placeless(values)}
+
+
+def _placeless(node: Any) -> Any:
+    if isinstance(node, dict):
+        found = {key: _placeless(value) for key, value in node.items()}
+        target = found.get("_target_")
+        if isinstance(target, str) and target.startswith(_OWN):
+            found["_target_"] = target.rpartition(".")[2]
+        return found
+    return [_placeless(value) for value in node] if isinstance(node, list) else node
+
+
 def sha256(config: "Config", on: Kind) -> str:
     """Return the hash of all that decides the result of a configuration on a kind of device.
 
     Raises:
         ConfigError: if a file whose content decides cannot be read.
     """
-    values = config.model_dump(mode="json", by_alias=True, exclude=set(NOT_IDENTITY))
+    values = decisive(config)
     if config.model.weights is not None:
         values["model"]["weights"] = _content("model.weights", config.model.weights)
     if file := config.partition.arguments.get("file"):

@@ -1,6 +1,9 @@
 """Same config, same bits: over worker counts, repeats and crashes."""
 
+import importlib
+import json
 import os
+import pkgutil
 import random
 import signal
 import subprocess
@@ -13,12 +16,19 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, metrics, summary
+from conftest import ROOT, TINY, metrics, summary
+from flwr.serverapp.strategy import Strategy
+from torch import nn
 
+import fedmed
+from fedmed import identity
 from fedmed.checkpoint import Checkpoint
+from fedmed.client.rule import LocalRule
 from fedmed.config import CONF, compose
 from fedmed.errors import FedmedError
+from fedmed.partition.rule import Partition
 from fedmed.rundir import RunDirectory
+from fedmed.table import Dataset
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 PARTIAL = ("partition.clients=8", "strategy.fraction=0.7", "rounds=2")
@@ -60,6 +70,35 @@ def test_identity_is_what_decides_the_result() -> None:
     same = ["runner.workers=3", "tracking.mode=online", "store=elsewhere", "force=true", "name=x"]
     assert run_id(*same) == run_id()
     assert run_id("client.lr=0.1") != run_id()
+
+
+def test_identity_knows_no_import_path_of_fedmeds() -> None:
+    """So that a module that moves renames no run, and one of another's is where it lies."""
+    config = compose([*TINY, "strategy=fedprox"])
+    assert config.strategy.local is not None
+    values = identity.decisive(config)
+    assert values["strategy"]["local"]["_target_"] == "ProximalTerm"
+    assert values["strategy"]["server"]["_target_"] == "flwr.serverapp.strategy.FedAvg"
+    assert "fedmed." not in json.dumps(values)
+    moved = config.strategy.local.model_copy(update={"target": "fedmed.elsewhere.ProximalTerm"})
+    elsewhere = config.strategy.model_copy(update={"local": moved})
+    assert config.model_copy(update={"strategy": elsewhere}).sha256 == config.sha256
+
+
+def test_no_two_components_of_fedmeds_share_a_name() -> None:
+    """Else two configurations would be one run."""
+    kinds = (Dataset, Partition, LocalRule, Strategy, nn.Module)
+    places: dict[str, set[type]] = {}
+    modules = [found.name for found in pkgutil.walk_packages(fedmed.__path__, "fedmed.")]
+    for folder in ("datasets", "strategies"):  # no packages: see CONTRIBUTING.md
+        modules += [f"fedmed.{folder}.{path.stem}" for path in (ROOT / folder).glob("*.py")]
+    for module in modules:
+        for name, value in vars(importlib.import_module(module)).items():
+            own = getattr(value, "__module__", "").startswith("fedmed.")
+            if own and isinstance(value, type) and issubclass(value, kinds):
+                places.setdefault(name, set()).add(value)
+    assert {"Phantom", "ProximalTerm", "Dirichlet", "WithCanaries"} <= places.keys()
+    assert [name for name, classes in places.items() if len(classes) > 1] == []
 
 
 def test_killed_at_any_moment_the_run_ends_the_same(

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
+from fedmed import identity
 from fedmed.audit import canaries, membership, one_run
 from fedmed.audit.finished import Bench, Finished
 from fedmed.audit.membership import Attack
@@ -129,10 +130,8 @@ def _by_lira(
 
 def _check_shadow(run: Finished, shadow: Finished) -> None:
     """Refuse a shadow run that differs in more than its coins."""
-    one, other = (each.config.model_dump(mode="json", by_alias=True) for each in (run, shadow))
+    one, other = (identity.decisive(each.config) for each in (run, shadow))
     for values in (one, other):
-        for key in ("name", "force", "store", "runner", "tracking"):
-            del values[key]
         values["partition"].pop("toss", None)
     if one != other:
         key = next(key for key in one if one[key] != other[key])

@@ -3,6 +3,7 @@
 It knows no engine: the same app serves the local pool, Flower's simulation and a SuperNode.
 """
 
+import json
 from pathlib import Path
 from shlex import split
 
@@ -10,14 +11,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from fedmed import config as cfg
-from fedmed import hospital, metrics, models
+from fedmed import hospital, identity, metrics, models
 from fedmed.client import dpsgd, training
 from fedmed.client.brief import Brief
 from fedmed.client.discretion import discreet
 from fedmed.client.injection import inject
 from fedmed.client.rule import LocalRule
 from fedmed.client.state import at_rest
-from fedmed.config import DPSGD, NOT_IDENTITY
+from fedmed.config import DPSGD
 from fedmed.examples import predict
 from fedmed.privacy.spending import NOISE
 from fedmed.release import utility
@@ -38,7 +39,7 @@ def train(message: Message, context: Context) -> Message:
     examples = here.examples("train", client)
     rule = config.strategy.local.build() if config.strategy.local else LocalRule()
     seed = seed_of(config.seed, "train", round_, client)
-    identity = config.model_dump_json(exclude=set(NOT_IDENTITY))  # the data have keys of their own
+    decisive = json.dumps(identity.decisive(config), sort_keys=True)  # the data have other keys
     if isinstance(privacy, DPSGD):
         unit = here.units("train", client)
         noise = message.content.config_records["config"][NOISE]
@@ -53,7 +54,7 @@ def train(message: Message, context: Context) -> Message:
             rule,
             context.state,
             seed,
-            identity,
+            decisive,
         )
         size = int(unit.max()) + 1
     else:
@@ -69,7 +70,7 @@ def train(message: Message, context: Context) -> Message:
     if not config.withholds:
         values["loss"] = loss
     content = RecordDict({"arrays": arrays, METRICS: values})
-    rule.reply(message.content, content, seed_of(seed, "reply", identity))
+    rule.reply(message.content, content, seed_of(seed, "reply", decisive))
     return Message(content, reply_to=message)
 
 

@@ -17,6 +17,7 @@ from fedmed.evaluation.predictions import Predictions
 from fedmed.rundir import RunDirectory
 from fedmed.trees import damaged
 
+_BEGUN = ("device", "semantics")
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 
 
@@ -119,14 +120,17 @@ class Run:
         return self.asked(key) if found is None else found
 
     def identity(self) -> dict[str, Any]:
-        """Return all that decides the result but the seed, by dotted key; the device if known."""
+        """Return all that decides the result but the seed, by dotted key.
+
+        Device and semantics are known of what has begun.
+        """
         kept = {k: v for k, v in identity.leaves(self.config) if k != "seed"}
-        return kept | ({"device": self.summary["device"]} if "device" in self.summary else {})
+        return kept | {key: self.summary[key] for key in _BEGUN if key in self.summary}
 
     def differs(self, other: "Run") -> list[str]:
         """Return the keys in which another run is not this one with another seed."""
         mine, theirs = self.identity(), other.identity()
-        unknown = {"device"} if ("device" in mine) != ("device" in theirs) else set[str]()
+        unknown = {key for key in _BEGUN if (key in mine) != (key in theirs)}
         return [
             key
             for key in dict.fromkeys([*mine, *theirs])
