@@ -28,10 +28,11 @@ fast: install ## lint, check types and run the tests that take a moment
 	$(MAKE) lint
 	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
 
-lint: install ## ruff and mypy
+lint: install ## ruff, mypy and the layers of the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: install ## measure fedmed's cost over bare PyTorch loops
 	$(BIN)/python scripts/bench.py engines

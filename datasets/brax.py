@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from fedmed.chexpert_labels import FINDINGS, LABELS, CheXpertLabelled
-from fedmed.label_files import LabelFile
-from fedmed.table import Card, split_by_patient
-from fedmed.views import keep
+from fedmed.data.chexpert_labels import FINDINGS, LABELS, CheXpertLabelled
+from fedmed.data.label_files import LabelFile
+from fedmed.data.table import Card, split_by_patient
+from fedmed.data.views import keep
 
 LABEL_FILE = "master_spreadsheet_update.csv"
 COLUMNS = (

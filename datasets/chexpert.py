@@ -15,12 +15,12 @@ from typing import Literal
 import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.chexpert_labels import FINDINGS, LABELS, Blank, CheXpertLabelled, Uncertain
-from fedmed.errors import DataError
-from fedmed.files import below
-from fedmed.label_files import LabelFile
-from fedmed.table import NO_FINDING, Aspect, Card, split_by_patient
-from fedmed.views import Views, keep
+from fedmed.core.errors import DataError
+from fedmed.data.chexpert_labels import FINDINGS, LABELS, Blank, CheXpertLabelled, Uncertain
+from fedmed.data.image_files import below
+from fedmed.data.label_files import LabelFile
+from fedmed.data.table import NO_FINDING, Aspect, Card, split_by_patient
+from fedmed.data.views import Views, keep
 
 FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0")
 #: What each of the publishers' three parts is used for.

@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import Field
 
-from fedmed.files import ImageFiles, images_in
-from fedmed.seeding import generator
-from fedmed.table import NO_FINDING, Aspect, Card, split_by_patient
+from fedmed.core.seeding import generator
+from fedmed.data.image_files import ImageFiles, images_in
+from fedmed.data.table import NO_FINDING, Aspect, Card, split_by_patient
 
 FOLDER = "COVID-19_Radiography_Dataset"
 Class = Literal["COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"]

@@ -1,6 +1,6 @@
 """Several datasets as the natural sites of one federation.
 
-Each set is a site. Findings have common words (:mod:`fedmed.vocabulary`); what a set does not
+Each set is a site. Findings have common words (:mod:`fedmed.data.vocabulary`); what a set does not
 annotate is not known there. A set that is held out only tests: off-domain, for every client.
 """
 
@@ -13,9 +13,9 @@ import pandas as pd
 from hydra.utils import get_object
 from numpy.typing import NDArray
 
-from fedmed.errors import ConfigError
-from fedmed.spelling import key
-from fedmed.table import ATTRIBUTES, COLUMNS, Aspect, Card, Dataset, Hidden, Origin, validate
+from fedmed.core.errors import ConfigError
+from fedmed.core.spelling import key
+from fedmed.data.table import ATTRIBUTES, COLUMNS, Aspect, Card, Dataset, Hidden, Origin, validate
 
 
 class Federation(Dataset):

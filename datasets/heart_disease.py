@@ -20,9 +20,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from fedmed import spreadsheet
-from fedmed.errors import DataError
-from fedmed.table import Card, Dataset
+from fedmed.core.errors import DataError
+from fedmed.data import spreadsheet
+from fedmed.data.table import Card, Dataset
 
 CENTRES = ("cleveland", "hungarian", "switzerland", "va")
 COLUMNS = (

@@ -17,10 +17,10 @@ import pandas as pd
 from torchxrayvision.datasets import USE_INCLUDED_FILE, Openi_Dataset
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.errors import DataError
-from fedmed.files import NamedFiles, through_xrv
-from fedmed.table import Aspect, Card, split_by_patient
-from fedmed.views import Views, keep
+from fedmed.core.errors import DataError
+from fedmed.data.image_files import NamedFiles, through_xrv
+from fedmed.data.table import Aspect, Card, split_by_patient
+from fedmed.data.views import Views, keep
 
 REPORTS = "NLMCXR_reports.tgz"
 POSITIONS = {

@@ -10,9 +10,9 @@ images that train at Mendeley.
 import numpy as np
 import pandas as pd
 
-from fedmed.errors import DataError
-from fedmed.files import ImageFiles, images_in
-from fedmed.table import NO_FINDING, Card
+from fedmed.core.errors import DataError
+from fedmed.data.image_files import ImageFiles, images_in
+from fedmed.data.table import NO_FINDING, Card
 
 SPLITS = {"train": "train", "val": "train", "test": "test"}
 FOLDERS = ("NORMAL", "PNEUMONIA")

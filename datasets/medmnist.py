@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedmed.contents import Look, look
-from fedmed.errors import DataError, UnreadableImage
-from fedmed.files import ImageFiles
-from fedmed.table import Aspect, Card, Origin
+from fedmed.core.errors import DataError, UnreadableImage
+from fedmed.data.contents import Look, look
+from fedmed.data.image_files import ImageFiles
+from fedmed.data.table import Aspect, Card, Origin
 
 CITATION = "Yang et al., MedMNIST v2, Scientific Data 10:41, 2023, doi:10.1038/s41597-022-01721-8"
 

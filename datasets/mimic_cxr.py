@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from fedmed.chexpert_labels import FINDINGS, LABELS, Blank, CheXpertLabelled, Uncertain
-from fedmed.label_files import LabelFile
-from fedmed.table import Aspect, Card
-from fedmed.views import Views, keep
+from fedmed.data.chexpert_labels import FINDINGS, LABELS, Blank, CheXpertLabelled, Uncertain
+from fedmed.data.label_files import LabelFile
+from fedmed.data.table import Aspect, Card
+from fedmed.data.views import Views, keep
 
 STEM = "mimic-cxr-2.0.0"  # in every version 2 of the set
 VIEWS = {"PA": "PA", "AP": "AP", "LATERAL": "LATERAL", "LL": "LATERAL"}

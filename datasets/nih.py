@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.errors import DataError
-from fedmed.files import NamedFiles
-from fedmed.label_files import LabelFile
-from fedmed.spelling import clean
-from fedmed.table import NO_FINDING, Aspect, Card
-from fedmed.vocabulary import common
+from fedmed.core.errors import DataError
+from fedmed.core.spelling import clean
+from fedmed.data.image_files import NamedFiles
+from fedmed.data.label_files import LabelFile
+from fedmed.data.table import NO_FINDING, Aspect, Card
+from fedmed.data.vocabulary import common
 
 LABELS = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 #: The files of each split, and the images that they list in the whole set.

@@ -13,11 +13,11 @@ import pandas as pd
 from torchxrayvision.datasets import PC_Dataset
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.files import NamedFiles, through_xrv
-from fedmed.label_files import LabelFile
-from fedmed.padchest_labels import ABSENT, words
-from fedmed.table import Aspect, Card, split_by_patient
-from fedmed.views import Views, keep
+from fedmed.data.image_files import NamedFiles, through_xrv
+from fedmed.data.label_files import LabelFile
+from fedmed.data.padchest_labels import ABSENT, words
+from fedmed.data.table import Aspect, Card, split_by_patient
+from fedmed.data.views import Views, keep
 
 LABEL_FILE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 COLUMNS = (
@@ -57,7 +57,7 @@ class PadChest(NamedFiles):
 
     Args:
         targets, size, root, aspect: see ImageFiles. A fifth of the patients test.
-        views: the views to keep; see :data:`fedmed.views.Views`.
+        views: the views to keep; see :data:`fedmed.data.views.Views`.
     """
 
     card = Card(

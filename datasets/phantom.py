@@ -9,12 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedmed.errors import UnreadableImage
-from fedmed.phantom import population as people
-from fedmed.phantom.findings import FINDINGS
-from fedmed.phantom.radiograph import VERSION, Radiograph
-from fedmed.phantom.sites import Hospital, hospital
-from fedmed.table import Card, Dataset, validate
+from fedmed.core.errors import UnreadableImage
+from fedmed.data.phantom import population as people
+from fedmed.data.phantom.findings import FINDINGS
+from fedmed.data.phantom.radiograph import VERSION, Radiograph
+from fedmed.data.phantom.sites import Hospital, hospital
+from fedmed.data.table import Card, Dataset, validate
 
 
 class Phantom(Dataset):

@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.errors import DataError
-from fedmed.files import NamedFiles
-from fedmed.label_files import LabelFile
-from fedmed.table import Card, split_by_patient
+from fedmed.core.errors import DataError
+from fedmed.data.image_files import NamedFiles
+from fedmed.data.label_files import LabelFile
+from fedmed.data.table import Card, split_by_patient
 
 LABEL_FILE = "stage_2_train_labels.csv"
 HEADERS = "kaggle_stage_2_train_images_dicom_headers.csv.gz"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.files import NamedFiles
-from fedmed.headers import headers
-from fedmed.label_files import LabelFile
-from fedmed.table import Card, split_by_patient
+from fedmed.data.dicom_metadata import headers
+from fedmed.data.image_files import NamedFiles
+from fedmed.data.label_files import LabelFile
+from fedmed.data.table import Card, split_by_patient
 
 LABEL_FILES = ("train-rle.csv", "stage_2_train.csv")
 #: No mask, or one as pairs of a start and a length.

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from torchxrayvision.datasets import TBX11K_Dataset
 
-from fedmed.errors import DataError
-from fedmed.files import ImageFiles, through_xrv
-from fedmed.table import Card
+from fedmed.core.errors import DataError
+from fedmed.data.image_files import ImageFiles, through_xrv
+from fedmed.data.table import Card
 
 #: What the two labelled parts are used for.
 SPLITS = {"train": "train", "val": "test"}

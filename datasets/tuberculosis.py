@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 from torchxrayvision.datasets import NLMTB_Dataset
 
-from fedmed.errors import DataError
-from fedmed.files import ImageFiles, images_in, through_xrv
-from fedmed.table import Card, split_by_patient
+from fedmed.core.errors import DataError
+from fedmed.data.image_files import ImageFiles, images_in, through_xrv
+from fedmed.data.table import Card, split_by_patient
 
 CITATION = "Jaeger et al., Quant. Imaging Med. Surg. 4(6):475-477, 2014, "
 DOI = "doi:10.3978/j.issn.2223-4292.2014.11.20"

@@ -13,11 +13,11 @@ from typing import Literal
 import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
-from fedmed.files import NamedFiles
-from fedmed.headers import headers
-from fedmed.label_files import LabelFile
-from fedmed.table import NO_FINDING, Aspect, Card, split_by_patient
-from fedmed.vocabulary import common
+from fedmed.data.dicom_metadata import headers
+from fedmed.data.image_files import NamedFiles
+from fedmed.data.label_files import LabelFile
+from fedmed.data.table import NO_FINDING, Aspect, Card, split_by_patient
+from fedmed.data.vocabulary import common
 
 #: What readers boxed in both downloads.
 BOXED = (

@@ -20,9 +20,9 @@ from rich.table import Table
 from fedmed.audit import report
 from fedmed.audit.finished import Finished
 from fedmed.audit.membership import FPRS
-from fedmed.errors import FedmedError
-from fedmed.terminal import tolerate
-from fedmed.tracking import Tracker
+from fedmed.core.errors import FedmedError
+from fedmed.core.terminal import tolerate
+from fedmed.runs.tracking import Tracker
 
 console = Console(highlight=False)
 

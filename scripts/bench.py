@@ -20,7 +20,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from fedmed.terminal import tolerate
+from fedmed.core.terminal import tolerate
 
 # Not this folder: for other packages, datasets is Hugging Face's.
 sys.path[0] = str(Path(__file__).parent / "benchmarks")

@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from fedmed.data.phantom.findings import FINDINGS
+from fedmed.data.phantom.sites import hospital
 from fedmed.datasets.phantom import Phantom
-from fedmed.phantom.findings import FINDINGS
-from fedmed.phantom.sites import hospital
 
 Tile = tuple[str, NDArray[np.uint8], Sequence[tuple[float, float, float, float]]]
 COLUMNS, CAPTION = 8, 13

@@ -23,11 +23,11 @@ from rich.table import Table
 from yaml import safe_load
 
 from fedmed.config import CONF, compose
-from fedmed.errors import DataError, FedmedError, UnreadableImage
-from fedmed.store import origins_of
-from fedmed.table import Card, Dataset, validate
-from fedmed.terminal import tolerate
-from fedmed.texts import printable
+from fedmed.core.errors import DataError, FedmedError, UnreadableImage
+from fedmed.core.terminal import tolerate
+from fedmed.core.texts import printable
+from fedmed.data.store import origins_of
+from fedmed.data.table import Card, Dataset, validate
 
 SAMPLE = 20  # images decoded by a check
 SUMS = "SHA256SUMS.txt"  # PhysioNet's, beside the files

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedmed.terminal import tolerate
+from fedmed.core.terminal import tolerate
 
 if TYPE_CHECKING:
     from fedmed.config import Config
@@ -42,7 +42,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     os.environ.setdefault("TQDM_DISABLE", "1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    from fedmed.errors import FedmedError
+    from fedmed.core.errors import FedmedError
 
     overrides = arguments.overrides
     if arguments.nodes:
@@ -61,8 +61,8 @@ def deploy(overrides: list[str], folder: Path | None) -> None:
         FedmedError: if the run fails.
     """
     from fedmed.config import compose, settings
-    from fedmed.errors import FedmedError
-    from fedmed.loopback import Loopback
+    from fedmed.core.errors import FedmedError
+    from fedmed.deployment.local_federation import Loopback
 
     config = compose(overrides)
     folder = (folder or Path("deployments") / config.sha256[:16]).absolute()
@@ -86,11 +86,12 @@ def deploy(overrides: list[str], folder: Path | None) -> None:
 
 def divide(config: "Config", folder: Path) -> int:
     """Write each client's folder and the server's, and return how many clients there are."""
-    from fedmed import hospital, store
-    from fedmed.errors import FedmedError
+    from fedmed.core.errors import FedmedError
+    from fedmed.data import store
+    from fedmed.data.table import Dataset, validate
+    from fedmed.deployment import node_data
+    from fedmed.engines.local import workers
     from fedmed.partition.record import HELD_OUT
-    from fedmed.runner.local import workers
-    from fedmed.table import Dataset, validate
 
     dataset: Dataset = config.dataset.build()
     table = validate(dataset.table(), dataset)
@@ -101,8 +102,8 @@ def divide(config: "Config", folder: Path) -> int:
     for client, whose in assigned[~assigned["role"].isin(HELD_OUT)].groupby("client"):
         own = folder / ("server" if client == -1 else f"client-{client}")
         if not own.exists():
-            hospital.export(prepared, whose, own)
-        elif not hospital.holds(own, prepared, whose):
+            node_data.export(prepared, whose, own)
+        elif not node_data.holds(own, prepared, whose):
             raise FedmedError(f"{own}: the images have changed since it was made; delete {folder}")
     return int(assigned["client"].max()) + 1
 

@@ -1,7 +1,7 @@
 """Make a hospital's own folder, which its Flower SuperNode trains on: see docs/deployment.md.
 
-python scripts/hospital.py FOLDER --client 2 dataset=folder dataset.root=DIR …
-python scripts/hospital.py FOLDER --server dataset=…    # the server's: the test patients
+python scripts/node_data.py FOLDER --client 2 dataset=folder dataset.root=DIR …
+python scripts/node_data.py FOLDER --server dataset=…    # the server's: the test patients
 
 The overrides are those of python -m fedmed.run, as the federation has agreed on them, with the
 dataset that is here. All its patients are the client's, but those of a test split; the partition
@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedmed.terminal import tolerate
+from fedmed.core.terminal import tolerate
 
 if TYPE_CHECKING:
     from fedmed.config import Config
@@ -37,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     os.environ.setdefault("TQDM_DISABLE", "1")
     from fedmed.config import compose
-    from fedmed.errors import FedmedError
+    from fedmed.core.errors import FedmedError
 
     try:
         prepare(compose(arguments.overrides), arguments.folder, arguments.client)
@@ -57,15 +57,16 @@ def prepare(config: "Config", folder: Path, client: int | None) -> None:
     Raises:
         FedmedError: as a run would.
     """
-    from fedmed import hospital, store
-    from fedmed.runner.local import workers
-    from fedmed.table import Dataset, validate
+    from fedmed.data import store
+    from fedmed.data.table import Dataset, validate
+    from fedmed.deployment import node_data
+    from fedmed.engines.local import workers
 
     dataset: Dataset = config.dataset.build()
     for caveat in dataset.caveats():
         print(caveat)
     table = validate(dataset.table(), dataset)
-    whose = hospital.whose(table, config.partition.build(), client)
+    whose = node_data.whose(table, config.partition.build(), client)
     mine = table[table["patient"].isin(whose["patient"])].reset_index(drop=True)
     prepared = store.prepare(
         dataset, mine, config.store, workers(config.runner), lambda done, total: None
@@ -74,7 +75,7 @@ def prepare(config: "Config", folder: Path, client: int | None) -> None:
         print(f"left out: {row.image}: {row.reason}")
     if len(repeated := prepared.repeated()):
         print(store.caveat(repeated))
-    made = hospital.export(prepared, whose, folder)
+    made = node_data.export(prepared, whose, folder)
     roles = ", ".join(f"{n} {role}" for role, n in whose["role"].value_counts().items())
     print(f"{folder}: {len(made.table)} images of {len(whose)} patients ({roles})")
 

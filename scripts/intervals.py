@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm
 
+from fedmed.core.terminal import tolerate
 from fedmed.evaluation.bootstrap import DEBIASED, Scored, score
 from fedmed.evaluation.comparison import Test, compare
 from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.ranked import BINS, METRICS
-from fedmed.terminal import tolerate
 
 ALIKE, SHOWN = 0.5, 0.7
 COUNTS = (10, 15, 30, 100)  # expected positive patients, of 400

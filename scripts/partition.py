@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedmed.terminal import tolerate
+from fedmed.core.terminal import tolerate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     os.environ.setdefault("TQDM_DISABLE", "1")
     from fedmed.config import compose
-    from fedmed.errors import FedmedError
+    from fedmed.core.errors import FedmedError
 
     try:
         show(compose(arguments.overrides), arguments.out)
@@ -57,9 +57,9 @@ def show(config: "Config", out: Path | None) -> None:
     from rich.console import Console
 
     from fedmed import partition
-    from fedmed.figures import draw_partition
-    from fedmed.rundir import safe
-    from fedmed.table import Dataset, validate
+    from fedmed.data.table import Dataset, validate
+    from fedmed.partition.figures import draw_partition
+    from fedmed.runs.directory import safe
 
     console = Console(highlight=False)
     dataset: Dataset = config.dataset.build()
@@ -94,7 +94,7 @@ def _table(clients: "pd.DataFrame", targets: tuple[str, ...]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    from fedmed.texts import printable
+    from fedmed.core.texts import printable
 
     table = Table(box=None, pad_edge=False)
     for column in ("client", "patients", "images", "validation", "JS"):

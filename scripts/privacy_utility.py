@@ -21,7 +21,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from fedmed.terminal import tolerate
+from fedmed.core.terminal import tolerate
 
 
 def collect(folder: Path, name: str) -> pd.DataFrame:

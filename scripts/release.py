@@ -23,9 +23,13 @@ from pathlib import Path
 import pandas as pd
 
 from fedmed.audit.finished import Finished
-from fedmed.errors import ConfigError, FedmedError
-from fedmed.figures import draw_partition
-from fedmed.release import (
+from fedmed.core.errors import ConfigError, FedmedError
+from fedmed.core.files import write_atomically
+from fedmed.core.seeding import generator
+from fedmed.core.terminal import tolerate
+from fedmed.data.table import Dataset, validate
+from fedmed.partition.figures import draw_partition
+from fedmed.privacy.release import (
     PATIENTS,
     Release,
     best_round,
@@ -33,11 +37,7 @@ from fedmed.release import (
     promised_by_training,
     unreleasable,
 )
-from fedmed.rundir import RunDirectory, safe
-from fedmed.seeding import generator
-from fedmed.table import Dataset, validate
-from fedmed.terminal import tolerate
-from fedmed.trees import write_atomically
+from fedmed.runs.directory import RunDirectory, safe
 
 
 def counts(run: Finished, epsilon: float, seed: int) -> pd.DataFrame:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from fedmed.core.seeding import generator
 from fedmed.datasets.phantom import Phantom
-from fedmed.release import pixelate
-from fedmed.seeding import generator
+from fedmed.privacy.release import pixelate
 
 SIZE, BLOCK, DETAIL = 64, 8, 64
 EPSILONS = (1, 10, 100, 1_000, 10_000)

@@ -13,10 +13,10 @@ sys.path.pop(0)  # this folder: for other packages, datasets is Hugging Face's
 import argparse
 from pathlib import Path
 
-from fedmed.errors import FedmedError
+from fedmed.core.errors import FedmedError
+from fedmed.core.terminal import tolerate
 from fedmed.report.page import page
-from fedmed.report.runs import find
-from fedmed.terminal import tolerate
+from fedmed.runs.run import find
 
 
 def main() -> None:

@@ -19,17 +19,17 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from fedmed import jsontext
-from fedmed.errors import FedmedError
+from fedmed.core import jsontext
+from fedmed.core.errors import FedmedError
+from fedmed.core.terminal import tolerate
+from fedmed.core.texts import printable
 from fedmed.evaluation.bootstrap import DEBIASED, REPLICATES, score
 from fedmed.evaluation.ranked import METRICS
 from fedmed.evaluation.subgroups import gap_beside_chance, subgroups
 from fedmed.evaluation.submission import read, unpredicted
 from fedmed.evaluation.summary import summary
 from fedmed.report.render import escape
-from fedmed.rundir import safe
-from fedmed.terminal import tolerate
-from fedmed.texts import printable
+from fedmed.runs.directory import safe
 
 WIDTH = 96  # columns of the terminal that the table takes
 console = Console(highlight=False, markup=False, width=max(WIDTH, Console().width))

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedmed.errors import FedmedError
-from fedmed.rundir import RunDirectory
-from fedmed.sweep.agents import wandb_sweep
+from fedmed.core.errors import FedmedError
+from fedmed.core.terminal import tolerate
+from fedmed.runs.directory import RunDirectory
 from fedmed.sweep.grid import GRIDS, Cell, Grid, State
-from fedmed.terminal import tolerate
+from fedmed.sweep.wandb_sweep import wandb_sweep
 
 COLOURS = {"done": "green", "running": "cyan", "failed": "bold red", "interrupted": "yellow"}
 

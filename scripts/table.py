@@ -24,14 +24,14 @@ import yaml
 from pydantic import ValidationError
 
 from fedmed.config import CONF
-from fedmed.errors import ConfigError, FedmedError
+from fedmed.core.errors import ConfigError, FedmedError
+from fedmed.core.terminal import tolerate
 from fedmed.evaluation.comparison import Test
 from fedmed.report.published import compare, paper_of
 from fedmed.report.render import markdown, write
-from fedmed.report.runs import find
-from fedmed.report.select import Rule
 from fedmed.report.table import Settings, Table, build
-from fedmed.terminal import tolerate
+from fedmed.runs.run import find
+from fedmed.runs.selection import Rule
 
 
 def main() -> None:
@@ -113,7 +113,7 @@ def _pairs(name: str, given: Sequence[str]) -> dict[str, str]:
 
 
 def _log(table: Table, arguments: argparse.Namespace) -> None:
-    from fedmed.tracking import log_table
+    from fedmed.runs.tracking import log_table
 
     name = arguments.table or "table"
     folder = arguments.out.parent if arguments.out else Path()

@@ -46,14 +46,14 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fedmed.client.rule import LocalRule
-from fedmed.errors import ConfigError, FedmedError
-from fedmed.fold import Aggregation
+from fedmed.core.errors import ConfigError, FedmedError
+from fedmed.core.seeding import seed_of
+from fedmed.flower.strategies import Aggregation
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
 from fedmed.privacy.events import RELEASE
 from fedmed.privacy.noise import Source, source
-from fedmed.seeding import seed_of
+from fedmed.training.hooks import LocalRule
 
 Noise = Literal["central", "distributed", "local"]
 NonNegative = Annotated[float, Field(ge=0)]

@@ -10,7 +10,7 @@ from flwr.app import RecordDict
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedmed.client.rule import LocalRule
+from fedmed.training.hooks import LocalRule
 
 
 class ProximalTerm(LocalRule):

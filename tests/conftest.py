@@ -18,8 +18,8 @@ from PIL import Image
 from torch import nn
 
 import fedmed.config
-from fedmed.console import Console
-from fedmed.experiment import run
+from fedmed.experiment.run import run
+from fedmed.runs.console import Console
 
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("FEDMED_DATA", ROOT.parent / "shared" / "data"))

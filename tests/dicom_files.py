@@ -18,7 +18,7 @@ from pydicom import Dataset, dcmread, uid
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.pixels.decoders.base import get_decoder
 
-from fedmed import pixels
+from fedmed.data import pixels
 from fedmed.datasets.phantom import Phantom
 
 JPEG_LS = {uid.JPEGLSLossless, uid.JPEGLSNearLossless}

@@ -16,7 +16,7 @@ import torchxrayvision as xrv
 from PIL import Image
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from fedmed.chexpert_labels import LABELS
+from fedmed.data.chexpert_labels import LABELS
 from fedmed.datasets import rsna, vindr_cxr
 
 SHIPPED = Path(xrv.datasets.datapath)

@@ -21,8 +21,8 @@ from fedmed import config as cfg
 from fedmed import models, partition
 from fedmed.audit import canaries, membership, one_run, report
 from fedmed.audit.finished import Finished
+from fedmed.core.errors import ConfigError, DataError
 from fedmed.datasets.phantom import Phantom
-from fedmed.errors import ConfigError, DataError
 from fedmed.privacy import noise
 
 #: Everybody takes part in one step: where an audit is tightest.

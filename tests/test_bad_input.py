@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY
 
 from fedmed.config import compose
-from fedmed.errors import FedmedError
+from fedmed.core.errors import FedmedError
 
 DIRICHLET = ("partition=dirichlet",)
 NIH = ("+experiment=nih",)

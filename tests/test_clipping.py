@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedmed import models
-from fedmed.client.clipping import ClippedSum, image_losses
 from fedmed.config import CONF, compose
+from fedmed.training.dpsgd.clipping import ClippedSum, image_losses
 
 MODELS = sorted({path.stem for path in (CONF / "model").glob("*.yaml")} - {"logistic_regression"})
 UNIT = np.array([0, 0, 1])  # two patients of three images: double precision takes its time

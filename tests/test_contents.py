@@ -22,14 +22,17 @@ from pydicom.dataset import Dataset as Header
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from fedmed import contents, data, decoding, hospital, partition, store
+from fedmed import partition
 from fedmed.config import compose
-from fedmed.console import Console
-from fedmed.errors import DataError
-from fedmed.files import NamedFiles
-from fedmed.rundir import RunDirectory
-from fedmed.store import Store, pixels_of
-from fedmed.table import Card, Dataset, validate
+from fedmed.core.errors import DataError
+from fedmed.data import contents, decoding, store
+from fedmed.data.image_files import NamedFiles
+from fedmed.data.store import Store, pixels_of
+from fedmed.data.table import Card, Dataset, validate
+from fedmed.deployment import node_data
+from fedmed.experiment import data
+from fedmed.runs.console import Console
+from fedmed.runs.directory import RunDirectory
 
 N = 6
 SIDE = 8
@@ -295,7 +298,7 @@ class Bug(Scans):
 def test_a_build_that_goes_on_does_not_keep_what_has_changed(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedmed.building.CHUNK", 2)
+    monkeypatch.setattr("fedmed.data.building.CHUNK", 2)
     with pytest.raises(ZeroDivisionError):
         prepare(Bug(["Effusion"], SIDE, root), tmp_path / "store")
     turn(root / "1.dcm")
@@ -346,15 +349,15 @@ def test_damaged_pixels_are_refused(
     if of == "hospital":
         folder = tmp_path / "hospital"
         whose = pd.DataFrame({"patient": made.table["patient"], "client": 0, "role": "train"})
-        exported = hospital.export(made, whose, folder)
-        assert hospital.read(folder).sha256 == exported.sha256
+        exported = node_data.export(made, whose, folder)
+        assert node_data.read(folder).sha256 == exported.sha256
     else:
         prepare(scans(root), tmp_path / "store")
     time.sleep(0.02)
     name, change = DAMAGE[damage]
     change(folder / name)
     with pytest.raises(DataError, match="is not as it was prepared") as refused:
-        hospital.read(folder) if of == "hospital" else prepare(scans(root), tmp_path / "store")
+        node_data.read(folder) if of == "hospital" else prepare(scans(root), tmp_path / "store")
     assert "\n" not in str(refused.value)
     shutil.rmtree(folder)
     again, _ = prepare(scans(root), tmp_path / "store")
@@ -367,12 +370,12 @@ def test_a_hospitals_folder_that_is_there_must_be_of_these_images(
     """As deploy_local.py finds it at its second start."""
     made, _ = prepare(scans(root), tmp_path / "store")
     whose = pd.DataFrame({"patient": ["p0", "p2"], "client": 0, "role": "train"})
-    hospital.export(made, whose, tmp_path / "hospital")
-    assert hospital.holds(tmp_path / "hospital", made, whose)
+    node_data.export(made, whose, tmp_path / "hospital")
+    assert node_data.holds(tmp_path / "hospital", made, whose)
     turn(root / "2.dcm")
     turned, _ = prepare(scans(root), tmp_path / "store")
-    assert not hospital.holds(tmp_path / "hospital", turned, whose)
-    assert not hospital.holds(tmp_path / "hospital", made, whose[:1])
+    assert not node_data.holds(tmp_path / "hospital", turned, whose)
+    assert not node_data.holds(tmp_path / "hospital", made, whose[:1])
 
 
 def test_nothing_is_taken_over_from_a_damaged_store(root: Path, tmp_path: Path) -> None:

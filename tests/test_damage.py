@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from conftest import TINY, summary
 
-from fedmed import trees
-from fedmed.checkpoint import Checkpoint
 from fedmed.config import compose
-from fedmed.errors import ConfigError, FedmedError
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.evaluation.predictions import Predictions
+from fedmed.federation.checkpoint import Checkpoint
+from fedmed.flower import serialization
 from fedmed.models import arrays_of, build
-from fedmed.report.runs import Run
-from fedmed.rundir import RunDirectory
+from fedmed.runs.directory import RunDirectory
+from fedmed.runs.run import Run
 
 SMALL = (*TINY, "dataset.patients=60", "client.steps=1", "rounds=2", "strategy.state=parameters")
 STATE = "checkpoint/clients/client-00000-round-00002.safetensors"
@@ -28,8 +28,8 @@ Launch = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="module")
 def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run's directory, not to be written to."""
-    from fedmed.console import Console
-    from fedmed.experiment import run
+    from fedmed.experiment.run import run
+    from fedmed.runs.console import Console
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     overrides = (*SMALL, f"store={store}")
@@ -76,8 +76,8 @@ def test_a_damaged_state_is_not_gone_on_from(
     (ran / "summary.json").unlink()  # as if cut off
     state = Checkpoint.load(RunDirectory(ran).checkpoint)
     assert state is not None
-    before = trees.load(ran / "checkpoint" / "checkpoint.safetensors")
-    trees.save(before | {"round": 1}, ran / "checkpoint" / "checkpoint.safetensors")
+    before = serialization.load(ran / "checkpoint" / "checkpoint.safetensors")
+    serialization.save(before | {"round": 1}, ran / "checkpoint" / "checkpoint.safetensors")
     path = ran / name
     if harm in ("cut", "empty"):
         path.write_bytes(path.read_bytes()[: -100 if harm == "cut" else 0])
@@ -95,19 +95,19 @@ def test_every_flipped_bit_of_a_small_tree_is_noticed(tmp_path: Path) -> None:
     """In whatever byte, but for those of the header that pad it."""
     path = tmp_path / "tree.safetensors"
     tree = {"weights": np.arange(6, dtype=np.float32), "round": 3, "names": ("a", "b")}
-    trees.save(tree, path)
+    serialization.save(tree, path)
     whole = path.read_bytes()
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         if whole[at] == ord(" ") and str(_loaded(path)) == str(tree):
             continue
         with pytest.raises(FedmedError, match=r"tree\.safetensors: is damaged"):
-            trees.load(path)
+            serialization.load(path)
 
 
 def _loaded(path: Path) -> Any:
     with suppress(FedmedError):
-        return trees.load(path)
+        return serialization.load(path)
 
 
 def test_weights_and_predictions_are_held_against_their_checksums(ran: Path) -> None:

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from conftest import REAL
 
+from fedmed.data.pixels import fit
+from fedmed.data.table import labels, validate
 from fedmed.datasets.nih import NIH
 from fedmed.datasets.phantom import Phantom
-from fedmed.pixels import fit
-from fedmed.table import labels, validate
 
 FINDINGS = list(Phantom.card.findings)
 

@@ -10,11 +10,11 @@ import pytest
 import torchxrayvision as xrv
 from standins_hospital import ROWS, STANDINS, standin, vindr_cxr_kaggle
 
-from fedmed.chexpert_labels import FINDINGS, LABELS
 from fedmed.config import compose
-from fedmed.errors import ConfigError, DataError
-from fedmed.table import Dataset, validate
-from fedmed.vocabulary import common
+from fedmed.core.errors import ConfigError, DataError
+from fedmed.data.chexpert_labels import FINDINGS, LABELS
+from fedmed.data.table import Dataset, validate
+from fedmed.data.vocabulary import common
 
 
 def build(name: str, root: Path, *overrides: str) -> Dataset:

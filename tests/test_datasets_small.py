@@ -14,10 +14,10 @@ from conftest import REAL
 from standins_small import STANDINS, kermany_mendeley
 
 from fedmed.config import compose
+from fedmed.core.errors import ConfigError, DataError, UnreadableImage
+from fedmed.data.table import ATTRIBUTES, Dataset, validate
+from fedmed.data.vocabulary import common
 from fedmed.datasets import indiana, medmnist
-from fedmed.errors import ConfigError, DataError, UnreadableImage
-from fedmed.table import ATTRIBUTES, Dataset, validate
-from fedmed.vocabulary import common
 
 Trees = Callable[[str], Path]
 

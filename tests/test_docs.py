@@ -8,9 +8,9 @@ import pytest
 from conftest import ROOT
 
 from fedmed.datasets.phantom import Phantom
-from fedmed.mechanisms import gaussian_deviation
 from fedmed.privacy import Event, epsilon
 from fedmed.privacy.accounting import noise_for
+from fedmed.privacy.mechanisms import gaussian_deviation
 
 PAGE = " ".join((ROOT / "docs" / "privacy.md").read_text().split())
 SIDE = 64

@@ -14,13 +14,13 @@ from dp_accounting.rdp import RdpAccountant
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from scipy import stats
 
-from fedmed import flower, trees
-from fedmed.checkpoint import remember, remind
 from fedmed.config import compose
-from fedmed.errors import ConfigError, FedmedError
+from fedmed.core.errors import ConfigError, FedmedError
+from fedmed.core.seeding import seed_of
+from fedmed.federation.checkpoint import remember, remind
+from fedmed.flower import process, serialization
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
-from fedmed.seeding import seed_of
 from fedmed.strategies.dp_fedavg import DPFedAvg, NoisyUpdate, update_noise
 
 DELTA = 1e-5
@@ -47,7 +47,7 @@ def strategy(z: float, clip: float = 1.0, q: float = 1.0, **more: Any) -> DPFedA
 
 def replies(dp: DPFedAvg, updates: Sequence[float], round_: int, start: Arrays) -> list[Message]:
     """Return what is sent when client k moves every weight by the k-th update."""
-    flower.host()
+    process.host()
     rule = NoisyUpdate(dp.noise, dp.noise_multiplier, dp.quantile, dp.count_noise, dp.secure_noise)
     sent = []
     orders = dp.configure_train(round_, to_record(start), ConfigRecord(), Nodes(len(updates)))
@@ -130,7 +130,7 @@ def test_a_share_of_the_noise_that_is_missing_stops_the_run() -> None:
 
 
 def test_each_client_joins_with_probability_q() -> None:
-    flower.host()
+    process.host()
     dp = strategy(1.0, q=0.3)
     start = to_record(SMALL)
     cohorts = [
@@ -194,9 +194,9 @@ def test_a_resumed_run_goes_on_with_its_norm(tmp_path: Path) -> None:
     cut = federation()
     release(cut, updates, 1)
     release(cut, updates, 2)
-    trees.save(remember(cut), tmp_path / "state")
+    serialization.save(remember(cut), tmp_path / "state")
     resumed = federation()
-    remind(resumed, trees.load(tmp_path / "state"))
+    remind(resumed, serialization.load(tmp_path / "state"))
     assert resumed.clip_norm != 0.3
     for round_ in (3, 4):
         np.testing.assert_array_equal(flat(release(resumed, updates, round_)), steps[round_ - 1])

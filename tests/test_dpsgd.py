@@ -14,14 +14,14 @@ from safetensors.numpy import load_file
 from scipy import stats
 from torch import Tensor, nn
 
-from fedmed.client import dpsgd
-from fedmed.client.dpsgd import Sampler
-from fedmed.client.rule import LocalRule
 from fedmed.config import DPSGD, compose
-from fedmed.errors import FedmedError
-from fedmed.examples import Examples
+from fedmed.core.errors import FedmedError
+from fedmed.data.examples import Examples
 from fedmed.privacy.noise import OperatingSystem, Seeded, Source
 from fedmed.strategies.fedprox import ProximalTerm
+from fedmed.training.dpsgd import train as dpsgd
+from fedmed.training.dpsgd.train import Sampler
+from fedmed.training.hooks import LocalRule
 
 CPU = torch.device("cpu")
 DP = ("privacy=dpsgd", "privacy.noise_multiplier=1", "client.batch_size=8", "client.steps=2")

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from fedmed.config import CONF, _compose, compose, parse
-from fedmed.errors import ConfigError
+from fedmed.core.errors import ConfigError
 
 #: What a choice needs so that it composes at all.
 NEEDS = {

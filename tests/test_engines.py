@@ -18,13 +18,13 @@ import pytest
 from conftest import ROOT, summary
 from flwr.cli.build import build_fab_from_files
 
-from fedmed import hospital
 from fedmed.config import compose
-from fedmed.console import Console
-from fedmed.experiment import run
-from fedmed.loopback import NAME, Loopback, free_port
-from fedmed.store import pixels_of, prepare
-from fedmed.table import validate
+from fedmed.data.store import pixels_of, prepare
+from fedmed.data.table import validate
+from fedmed.deployment import node_data
+from fedmed.deployment.local_federation import NAME, Loopback, free_port
+from fedmed.experiment.run import run
+from fedmed.runs.console import Console
 
 #: Three hospitals, of which two train in a round and keep their norm statistics.
 CONFIG = (
@@ -110,11 +110,11 @@ def test_a_hospital_makes_the_folder_that_dividing_makes(store: Path, tmp_path: 
         divided = assigned[assigned["client"] == client].reset_index(drop=True)
         ours = table["patient"].isin(divided["patient"])
         mine = table[ours].reset_index(drop=True)
-        whose = hospital.whose(mine, rule, None if client == -1 else client)
+        whose = node_data.whose(mine, rule, None if client == -1 else client)
         pd.testing.assert_frame_equal(whose, divided)
         own = prepare(dataset, mine, tmp_path / "own", 0, lambda done, total: None)
-        made = hospital.export(own, whose, tmp_path / f"made-{client}")
-        cut = hospital.export(whole, divided, tmp_path / f"cut-{client}")
+        made = node_data.export(own, whose, tmp_path / f"made-{client}")
+        cut = node_data.export(whole, divided, tmp_path / f"cut-{client}")
         assert made.sha256 == cut.sha256
         assert len(made.table) == ours.sum()
 

@@ -17,11 +17,11 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from fedmed.evaluation.bootstrap import Scored, interval, resamples, score
 from fedmed.evaluation.comparison import compare, holm
-from fedmed.evaluation.cost import to_reach
 from fedmed.evaluation.delong import areas
 from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.ranked import Ranked
 from fedmed.evaluation.subgroups import LEAST, subgroups
+from fedmed.runs.cost import to_reach
 
 
 def predictions(
@@ -337,7 +337,7 @@ def test_findings_that_nobody_predicts_are_told(
 
 
 def test_bad_submissions_end_in_one_line(tmp_path: Path, messy: Predictions) -> None:
-    from fedmed.errors import DataError
+    from fedmed.core.errors import DataError
     from fedmed.evaluation.submission import read
 
     def refused(scores: str, labels: str, said: str) -> None:

@@ -13,14 +13,14 @@ from conftest import TINY, metrics, summary
 from flwr.app import RecordDict
 from torch import nn
 
-from fedmed.checkpoint import Checkpoint
-from fedmed.client.injection import injected
-from fedmed.client.rule import LocalRule
+from fedmed.client.fault_injection import injected
 from fedmed.config import compose
-from fedmed.console import Console
-from fedmed.errors import FedmedError
-from fedmed.experiment import run
-from fedmed.rundir import RunDirectory
+from fedmed.core.errors import FedmedError
+from fedmed.experiment.run import run
+from fedmed.federation.checkpoint import Checkpoint
+from fedmed.runs.console import Console
+from fedmed.runs.directory import RunDirectory
+from fedmed.training.hooks import LocalRule
 
 EXCLUDE = ("faults.on_failure=exclude", "rounds=1")
 #: What is injected, what it is recorded as, and what is told where it ends the run.
@@ -172,7 +172,7 @@ def test_full_disk_while_checkpointing(
 
     config = (*TINY, "strategy.state=full")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedmed.console.Console.round", fill)
+        patch.setattr("fedmed.runs.console.Console.round", fill)
         with pytest.raises(FedmedError, match=r"cannot write .*checkpoint.*No space left"):
             launch(*config, folder=folder)
     kept = Checkpoint.load(RunDirectory(folder).checkpoint)

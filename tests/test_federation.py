@@ -14,9 +14,9 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 from standins_hospital import STANDINS
 
 from fedmed.config import compose
+from fedmed.core.errors import FedmedError
+from fedmed.data.table import Dataset, validate
 from fedmed.datasets.phantom import Phantom
-from fedmed.errors import FedmedError
-from fedmed.table import Dataset, validate
 
 #: What a header says of a person; {} is the patient's number.
 IDENTIFYING = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedmed import pixels
-from fedmed.errors import UnreadableImage
+from fedmed.core.errors import UnreadableImage
+from fedmed.data import pixels
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (3, 2000), (2000, 3), (2, 31), (31, 32), (33, 32), (300, 310),
           (32, 33), (64, 32), (700, 40)]  # fmt: skip

@@ -12,10 +12,11 @@ from conftest import TINY
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedMedian
 
-from fedmed import flower
 from fedmed.config import CONF, compose
-from fedmed.errors import ConfigError
-from fedmed.fold import aggregation_of, fold
+from fedmed.core.errors import ConfigError
+from fedmed.federation.aggregation import fold
+from fedmed.flower import process
+from fedmed.flower.strategies import aggregation_of
 from fedmed.models import from_record, to_record
 
 ALL = {path.stem: compose([f"strategy={path.stem}"]) for path in (CONF / "strategy").glob("*.yaml")}
@@ -43,7 +44,7 @@ def replies(record: str = "arrays") -> Iterator[Message]:
 
 @pytest.mark.parametrize("name", MEANS)
 def test_folded_is_what_the_strategy_makes_of_all(name: str) -> None:
-    flower.host()
+    process.host()
     start = to_record({"w": np.ones((4, 5), "f"), "b": np.ones(7, "f")})
     aggregates = []
     for given in (list(replies()), fold(replies(), "weight")):
@@ -58,7 +59,7 @@ def test_folded_is_what_the_strategy_makes_of_all(name: str) -> None:
 
 @pytest.mark.parametrize("name", STREAMED)
 def test_no_reply_outlives_its_turn(name: str) -> None:
-    flower.host()
+    process.host()
     strategy = compose(["strategy.fraction=1", f"strategy={name}"]).strategy.server.build()
     start = to_record({"w": np.ones((4, 5), "f"), "b": np.ones(7, "f")})
     strategy.configure_train(1, start, ConfigRecord(), Nodes())

@@ -16,9 +16,9 @@ from png_files import KINDS, png
 from pydicom import uid
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from fedmed import decoding, store
-from fedmed.files import ImageFiles
-from fedmed.table import Card
+from fedmed.data import decoding, store
+from fedmed.data.image_files import ImageFiles
+from fedmed.data.table import Card
 
 FILES = 2000
 SYNTAXES = (None, uid.RLELossless, uid.JPEG2000Lossless, uid.JPEGLSLossless)

@@ -14,10 +14,10 @@ from conftest import ROOT
 from PIL import Image
 
 from fedmed.config import compose
+from fedmed.core.errors import DataError, FedmedError
+from fedmed.data.store import pixels_of, prepare
+from fedmed.data.table import Dataset, validate
 from fedmed.datasets.folder import Folder
-from fedmed.errors import DataError, FedmedError
-from fedmed.store import pixels_of, prepare
-from fedmed.table import Dataset, validate
 
 SIDE = 16
 PATIENTS = 6

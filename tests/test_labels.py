@@ -19,13 +19,13 @@ from standins_small import heart_disease, indiana, tbx11k
 
 from fedmed import partition
 from fedmed.config import compose
+from fedmed.core.errors import ConfigError, DataError, FedmedError
+from fedmed.core.spelling import alike, clean, key
+from fedmed.data.label_files import LabelFile, years
+from fedmed.data.padchest_labels import WORDS, words
+from fedmed.data.table import validate
 from fedmed.datasets.folder import Folder
-from fedmed.errors import ConfigError, DataError, FedmedError
 from fedmed.evaluation.submission import read as submitted
-from fedmed.label_files import LabelFile, years
-from fedmed.padchest_labels import WORDS, words
-from fedmed.spelling import alike, clean, key
-from fedmed.table import validate
 
 FOLDER = ("dataset=folder", "dataset.findings={Effusion: fluid}", "dataset.headers=false")
 NIH = "Data_Entry_2017_v2020.csv"

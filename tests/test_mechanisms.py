@@ -9,7 +9,7 @@ from dp_accounting.pld.common import DifferentialPrivacyParameters
 from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss
 from scipy import integrate, stats
 
-from fedmed import mechanisms
+from fedmed.privacy import mechanisms
 
 CHOICES = (mechanisms.exponential, mechanisms.report_noisy_max)
 UTILITIES = np.array([0.0, 1.0, 3.0, 3.5])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedmed.client.training import masked_bce
-from fedmed.metrics import bce, macro, per_target
+from fedmed.evaluation.metrics import bce, macro, per_target
+from fedmed.training.sgd import masked_bce
 
 
 def auroc_by_pairs(score: np.ndarray, truth: np.ndarray) -> float:

@@ -12,18 +12,18 @@ from flwr.app import ConfigRecord, RecordDict
 from test_dp_fedavg import START, Nodes, flat, replies, strategy
 from test_dp_fedavg import release as released_step
 
-from fedmed import mechanisms
-from fedmed.client import dpsgd
-from fedmed.client.rule import LocalRule
 from fedmed.config import DPSGD, Config, compose
+from fedmed.core.seeding import fingerprint
+from fedmed.data.examples import Examples
 from fedmed.datasets.phantom import Phantom
-from fedmed.examples import Examples
 from fedmed.models import from_record, to_record
+from fedmed.privacy import mechanisms
 from fedmed.privacy.events import RELEASE
 from fedmed.privacy.noise import Seeded, _generator, source
-from fedmed.release import Released, patient_counts
-from fedmed.seeding import fingerprint
+from fedmed.privacy.release import Released, patient_counts
 from fedmed.strategies.dp_fedavg import CLIPPING
+from fedmed.training.dpsgd import train as dpsgd
+from fedmed.training.hooks import LocalRule
 
 CPU = torch.device("cpu")
 UNITS = 24

@@ -19,13 +19,13 @@ from standins_small import heart_disease
 
 from fedmed import config as cfg
 from fedmed.config import CONF
+from fedmed.config.paper import Expected
+from fedmed.core.errors import DataError
 from fedmed.datasets.heart_disease import CENTRES, HeartDisease
-from fedmed.errors import DataError
 from fedmed.evaluation.predictions import Predictions
-from fedmed.paper import Expected
 from fedmed.report.published import Ours, _verdict, compare, paper_of
-from fedmed.report.runs import find
 from fedmed.report.trivial import trivial
+from fedmed.runs.run import find
 from fedmed.sweep.grid import axes_of
 
 STANDINS = {**HOSPITAL, **SMALL, "heart_disease": heart_disease}

@@ -12,9 +12,9 @@ from conftest import REAL, ROOT
 from scipy.spatial.distance import jensenshannon
 
 from fedmed.config import CONF, compose
+from fedmed.core.errors import ConfigError, DataError
+from fedmed.data.table import COLUMNS, NO_FINDING, validate
 from fedmed.datasets.phantom import Phantom
-from fedmed.errors import ConfigError, DataError
-from fedmed.figures import draw_partition
 from fedmed.partition import (
     Partition,
     check,
@@ -25,7 +25,7 @@ from fedmed.partition import (
     save,
     sha256,
 )
-from fedmed.table import COLUMNS, NO_FINDING, validate
+from fedmed.partition.figures import draw_partition
 
 TARGETS = ("Cardiomegaly", "Effusion", "Nodule")
 TWO_EACH = ",".join(f"hospital-{site}:2" for site in range(1, 6))

@@ -25,9 +25,9 @@ from dicom_files import (
 from PIL import Image
 from pydicom import Dataset, dcmread, uid
 
-from fedmed import pixels
-from fedmed.errors import UnreadableImage
-from fedmed.pixels.dicom import attributes
+from fedmed.core.errors import UnreadableImage
+from fedmed.data import pixels
+from fedmed.data.pixels.dicom import attributes
 
 SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
 WINDOW = {"WindowCenter": 2000, "WindowWidth": 2500}

@@ -15,7 +15,7 @@ from dicom_files import by, compressed, lut, needs_dcmtk, needs_gdcm, oracle, pl
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread, uid
 
-from fedmed import pixels
+from fedmed.data import pixels
 
 LOSSLESS: dict[str, Callable[[Path, Path], None] | None] = {
     "explicit": None,

@@ -19,14 +19,14 @@ from opacus.accountants.analysis import rdp as analysis
 from scipy import optimize, stats
 
 from fedmed.config import compose
-from fedmed.console import _guarantee
-from fedmed.errors import ConfigError, FedmedError
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.privacy import Event, Ledger, epsilon
 from fedmed.privacy.accounting import PRV, RENYI, cross_checks, noise_for
 from fedmed.privacy.assumptions import caveats
+from fedmed.privacy.budget import Spending, planned, schedule
 from fedmed.privacy.events import Unit
-from fedmed.privacy.spending import Spending, planned, schedule
-from fedmed.rundir import RunDirectory
+from fedmed.runs.console import _guarantee
+from fedmed.runs.directory import RunDirectory
 
 DELTA = 1e-5
 DP = ("privacy=dpsgd", "client.batch_size=8", "client.steps=2")

@@ -12,12 +12,13 @@ from test_clipping import clipped_and_summed, slow_gradients, without_chance
 from torch import Tensor, nn
 
 from fedmed import models
-from fedmed.client import dpsgd
-from fedmed.client.rule import LocalRule
-from fedmed.client.training import train
 from fedmed.config import DPSGD, Client, compose
-from fedmed.examples import Examples
+from fedmed.data.examples import Examples
+from fedmed.models import architectures
 from fedmed.strategies.fedprox import ProximalTerm
+from fedmed.training.dpsgd import train as dpsgd
+from fedmed.training.hooks import LocalRule
+from fedmed.training.sgd import train
 
 UNIT = np.array([0, 1, 0, 2, 2, 2])  # the third patient is more than physical_batch holds
 HOW = (
@@ -184,7 +185,7 @@ def small_transformer() -> nn.Module:
     torch.manual_seed(0)
     arguments = {"hidden_size": 12, "mlp_dim": 24, "num_layers": 1, "num_heads": 2}
     how = {"spatial_dims": 2, "classification": True, "num_classes": 2, "post_activation": ""}
-    return models._Logits(ViT(1, (16, 16), (8, 8), **arguments, **how))
+    return architectures._Logits(ViT(1, (16, 16), (8, 8), **arguments, **how))
 
 
 def linear() -> nn.Module:

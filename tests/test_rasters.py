@@ -14,8 +14,8 @@ from png_files import KINDS, chunk, png
 from pydicom import dcmread
 from pydicom.encaps import get_frame
 
-from fedmed import pixels
-from fedmed.errors import UnreadableImage
+from fedmed.core.errors import UnreadableImage
+from fedmed.data import pixels
 
 GREY = (phantom(8) // 16 * 17).astype(np.uint8)  # 16 levels, which 4 bits and a palette can hold
 

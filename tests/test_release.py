@@ -16,14 +16,14 @@ from conftest import ROOT, TINY
 from scipy import stats
 
 from fedmed.config import compose
-from fedmed.errors import ConfigError
+from fedmed.core.errors import ConfigError
+from fedmed.data.store import pixels_of, prepare
+from fedmed.data.table import Hidden
 from fedmed.privacy import epsilon
 from fedmed.privacy.accounting import PURE
-from fedmed.privacy.released import pixel_releases
-from fedmed.release import Released, best_round, patient_counts, pixelate, utility
-from fedmed.rundir import RunDirectory
-from fedmed.store import pixels_of, prepare
-from fedmed.table import Hidden
+from fedmed.privacy.pixel_release import pixel_releases
+from fedmed.privacy.release import Released, best_round, patient_counts, pixelate, utility
+from fedmed.runs.directory import RunDirectory
 
 PHANTOM = {"_target_": "fedmed.datasets.phantom.Phantom", "patients": 40, "sites": 3}
 

@@ -24,22 +24,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedmed import flower
-from fedmed.arrays import record_of
-from fedmed.checkpoint import Row
-from fedmed.client.brief import BRIEF
-from fedmed.client.rule import LocalRule
 from fedmed.config import Faults
-from fedmed.console import Console
-from fedmed.errors import FedmedError
-from fedmed.faults import Gate
-from fedmed.fold import fold
-from fedmed.replies import Terms
+from fedmed.core.errors import FedmedError
+from fedmed.core.records import MetricRow
+from fedmed.core.texts import LogFormatter, cell, printable
+from fedmed.federation.aggregation import fold
+from fedmed.federation.engine import Engine
+from fedmed.federation.faults import Gate
+from fedmed.federation.messages import BRIEF
+from fedmed.federation.replies import Terms
+from fedmed.federation.rounds import Federation
+from fedmed.flower import process
+from fedmed.flower.arrays import record_of
 from fedmed.report.render import _tex, escape
-from fedmed.rounds import Federation
-from fedmed.rundir import RunDirectory
-from fedmed.runner.engine import Engine
-from fedmed.texts import LogFormatter, cell, printable
+from fedmed.runs.console import Console
+from fedmed.runs.directory import RunDirectory
+from fedmed.training.hooks import LocalRule
 
 SHAPES = {"w": (3, 4), "b": (4,), "scale": ()}
 SIZES = {0: 10, 1: 7, 2: 350, 3: 23}  # training images of each client
@@ -78,9 +78,9 @@ def honest(client: int) -> RecordDict:
 
 def play(
     answers: dict[int, RecordDict | Error],
-) -> tuple[Gate, dict[str, NDArray[Any]], list[Row]]:
+) -> tuple[Gate, dict[str, NDArray[Any]], list[MetricRow]]:
     """Have answers go through engine, filter and average as in a round."""
-    flower.host()
+    process.host()
     wire = Wire(len(SIZES), FOLDER)
     wire.replies = answers
     terms = Terms(SIZES, "examples", frozenset({"steps"}))
@@ -91,7 +91,7 @@ def play(
         federation = object.__new__(Federation)
         federation.engine = wire
         federation.config = type("Config", (), {"faults": POLICY})  # type: ignore[assignment]
-        rows: list[Row] = []
+        rows: list[MetricRow] = []
         (mean,) = fold(federation._exchange(gate, "train", orders, rows), "weight")
     arrays = {k: a.numpy() for k, a in mean.content.array_records["arrays"].items()}
     return gate, arrays, rows
@@ -201,7 +201,7 @@ def test_hostile_clients_are_left_out_and_nobody_else(data: st.DataObject, evil:
         expected = (by_hand / total).astype(np.float32)
         assert values.dtype == np.float32
         assert values.tobytes() == expected.tobytes()
-    assert {row[2] for row in rows} == set(rest)
+    assert {row.client for row in rows} == set(rest)
     for fault in gate.excluded.values():
         assert fault.what.isprintable()
         assert len(fault.what) < 1200

@@ -17,9 +17,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from fedmed.errors import FedmedError
+from fedmed.core.errors import FedmedError
 from fedmed.report.page import page
-from fedmed.report.runs import find
+from fedmed.runs.run import find
 from fedmed.sweep.grid import Grid
 
 SWEEP = (*TINY, "rounds=2", "dataset.patients=100", "name=tiny")

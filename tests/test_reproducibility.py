@@ -21,14 +21,13 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 import fedmed
-from fedmed import identity
-from fedmed.checkpoint import Checkpoint
-from fedmed.client.rule import LocalRule
-from fedmed.config import CONF, compose
-from fedmed.errors import FedmedError
+from fedmed.config import CONF, compose, identity
+from fedmed.core.errors import FedmedError
+from fedmed.data.table import Dataset
+from fedmed.federation.checkpoint import Checkpoint
 from fedmed.partition.rule import Partition
-from fedmed.rundir import RunDirectory
-from fedmed.table import Dataset
+from fedmed.runs.directory import RunDirectory
+from fedmed.training.hooks import LocalRule
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 PARTIAL = ("partition.clients=8", "strategy.fraction=0.7", "rounds=2")

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from scipy.stats import trim_mean
 
-from fedmed import flower
-from fedmed.errors import ConfigError, FedmedError
+from fedmed.core.errors import ConfigError, FedmedError
+from fedmed.federation.robust import check, needed
+from fedmed.flower import process
 from fedmed.models import from_record, to_record
-from fedmed.robust import check, needed
 from fedmed.strategies.dp_fedavg import DPFedAvg
 
 
 def aggregate(strategy: Strategy, vectors: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    flower.host()
+    process.host()
     replies = []
     for node, vector in enumerate(vectors, 1):
         values = MetricRecord({"num-examples": 1})

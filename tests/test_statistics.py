@@ -16,12 +16,12 @@ from conftest import ROOT, TINY
 from scipy.stats import beta, binom, t
 from sklearn.metrics import roc_auc_score
 
+from fedmed.data.table import labels as table_labels
 from fedmed.evaluation.bootstrap import DEBIASED, score
 from fedmed.evaluation.comparison import _crossed, compare, holm
 from fedmed.evaluation.intervals import LEAST, calibration, effective_patients, proportion
+from fedmed.evaluation.metrics import accuracy_by_group, by_group, compared
 from fedmed.evaluation.subgroups import subgroups
-from fedmed.metrics import accuracy_by_group, by_group, compared
-from fedmed.table import labels as table_labels
 
 
 @pytest.fixture(scope="module")

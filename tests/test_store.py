@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedmed import decoding
+from fedmed.core.errors import DataError
+from fedmed.data import decoding
+from fedmed.data.store import Store, pixels_of, prepare
 from fedmed.datasets.phantom import Phantom
-from fedmed.errors import DataError
-from fedmed.store import Store, pixels_of, prepare
 
 BUILD = """
 from pathlib import Path; import sys
 from fedmed.datasets.phantom import Phantom
-from fedmed.store import prepare
+from fedmed.data.store import prepare
 data = Phantom(["Effusion"], 48, patients=1000)
 prepare(data, data.table(), Path(sys.argv[1]), 0, lambda done, total: print(done, flush=True))
 """

@@ -9,12 +9,12 @@ import torch
 from flwr.app import RecordDict
 from scipy import integrate, optimize, stats
 
-from fedmed.client.rule import LocalRule
-from fedmed.client.training import train
 from fedmed.config import compose
-from fedmed.examples import Examples
+from fedmed.data.examples import Examples
 from fedmed.privacy import Event, epsilon
 from fedmed.strategies.fedprox import ProximalTerm
+from fedmed.training.hooks import LocalRule
+from fedmed.training.sgd import train
 
 DELTA = 1e-5
 

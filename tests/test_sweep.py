@@ -17,12 +17,12 @@ from conftest import ROOT, TINY, summary
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from fedmed.config import compose, settings
-from fedmed.errors import ConfigError, FedmedError
-from fedmed.rundir import RunDirectory
+from fedmed.core.errors import ConfigError, FedmedError
+from fedmed.runs.directory import RunDirectory
 from fedmed.sweep import slurm as slurm_jobs
-from fedmed.sweep.agents import wandb_sweep
 from fedmed.sweep.grid import Grid
 from fedmed.sweep.launch import sweep
+from fedmed.sweep.wandb_sweep import wandb_sweep
 
 Ask = Callable[..., list[str]]
 

@@ -14,13 +14,13 @@ from conftest import ROOT, TINY, summary, swept
 from sklearn.metrics import roc_auc_score
 
 from fedmed.config import CONF
-from fedmed.errors import FedmedError
+from fedmed.core.errors import FedmedError
 from fedmed.evaluation.predictions import Predictions
 from fedmed.report.page import page
 from fedmed.report.render import latex, markdown, write
-from fedmed.report.runs import Run, find
 from fedmed.report.table import Settings, build
-from fedmed.rundir import RunDirectory
+from fedmed.runs.directory import RunDirectory
+from fedmed.runs.run import Run, find
 
 SWEEP = (*TINY, "rounds=2", "partition.alpha=1")
 

@@ -18,7 +18,7 @@ import pytest
 from conftest import TINY, metrics
 from wandb.proto import wandb_internal_pb2
 
-from fedmed.errors import FedmedError
+from fedmed.core.errors import FedmedError
 
 OFFLINE = ("tracking.mode=offline", "name=tracked")
 

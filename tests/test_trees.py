@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedmed import trees
-from fedmed.arrays import record_of, size_of
+from fedmed.flower import serialization
+from fedmed.flower.arrays import record_of, size_of
 from fedmed.models import from_record, to_record
 
 
@@ -26,8 +26,8 @@ def test_round_trip(tmp_path: Path) -> None:
         7: (None, "text", float("inf"), 1e-300),
         "empty": np.zeros((0, 4)),
     }
-    trees.save(tree, tmp_path / "tree.safetensors")
-    back = trees.load(tmp_path / "tree.safetensors")
+    serialization.save(tree, tmp_path / "tree.safetensors")
+    back = serialization.load(tmp_path / "tree.safetensors")
     assert list(back) == list(tree)
     for name, array in from_record(back["records"]["arrays"]).items():
         np.testing.assert_array_equal(array, arrays[name])
@@ -41,8 +41,8 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_kept_is_named(tmp_path: Path) -> None:
-    with pytest.raises(trees.NotATree, match="tree/inner/1: a set cannot be checkpointed"):
-        trees.save({"inner": [1, {2}]}, tmp_path / "tree.safetensors")
+    with pytest.raises(serialization.NotATree, match="tree/inner/1: a set cannot be checkpointed"):
+        serialization.save({"inner": [1, {2}]}, tmp_path / "tree.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from conftest import TINY, summary
 
-from fedmed.runner import pool, waiting
-from fedmed.runner.pool import WorkerDied, Workers
-from fedmed.runner.waiting import Waiting
+from fedmed.engines import pool, waiting
+from fedmed.engines.pool import WorkerDied, Workers
+from fedmed.engines.waiting import Waiting
 
 
 def nothing(index: int) -> None:

@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedmed import partition
-from fedmed.errors import ConfigError
-from fedmed.seeding import generator
-from fedmed.table import COLUMNS, Aspect, Dataset, Hidden, Origin, validate
+from fedmed.core.errors import ConfigError
+from fedmed.core.seeding import generator
+from fedmed.data.table import COLUMNS, Aspect, Dataset, Hidden, Origin, validate
 
 PREFIX = "canary:"
 MARKED, FLIPPED = PREFIX + "marked:", PREFIX + "flipped:"

@@ -11,15 +11,17 @@ from safetensors.numpy import load_file
 from yaml import safe_load
 
 from fedmed import config as cfg
-from fedmed import identity, models, partition, store
+from fedmed import models, partition
 from fedmed.audit.canaries import FLIPPED, MARKED, OUT
-from fedmed.errors import FedmedError
-from fedmed.examples import Examples, predict
-from fedmed.metrics import Floats
-from fedmed.rundir import RunDirectory
-from fedmed.runner.local import workers
-from fedmed.table import Dataset, validate
-from fedmed.workplace import Workplace, workplace
+from fedmed.client.context import Workplace, workplace
+from fedmed.config import identity
+from fedmed.core.errors import FedmedError
+from fedmed.data import store
+from fedmed.data.examples import Examples, predict
+from fedmed.data.table import Dataset, validate
+from fedmed.engines.local import workers
+from fedmed.evaluation.metrics import Floats
+from fedmed.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import log_expit, logit, ndtr
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from fedmed.errors import DataError
-from fedmed.metrics import Floats
+from fedmed.core.errors import DataError
+from fedmed.evaluation.metrics import Floats
 
 Values = NDArray[np.floating[Any]]
 Members = NDArray[np.bool_]

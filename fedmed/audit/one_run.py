@@ -17,7 +17,7 @@ from scipy.special import log_ndtr, ndtr, ndtri
 from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
 
-from fedmed.errors import DataError
+from fedmed.core.errors import DataError
 
 Scores = NDArray[np.floating[Any]]
 Members = NDArray[np.bool_]

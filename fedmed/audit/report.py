@@ -12,15 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from fedmed import identity
 from fedmed.audit import canaries, membership, one_run
 from fedmed.audit.finished import Bench, Finished
 from fedmed.audit.membership import Attack
 from fedmed.audit.one_run import Bound
-from fedmed.errors import FedmedError
+from fedmed.config import identity
+from fedmed.core.errors import FedmedError
+from fedmed.core.files import write_atomically
 from fedmed.privacy.ledger import OF_ITS_DATA
-from fedmed.rundir import RunDirectory
-from fedmed.trees import write_atomically
+from fedmed.runs.directory import RunDirectory
 
 #: Each bound of :class:`Bound`: its name, and what it rests on besides chance.
 METHODS = {

@@ -11,20 +11,24 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from fedmed import config as cfg
-from fedmed import hospital, identity, metrics, models
-from fedmed.client import dpsgd, training
-from fedmed.client.brief import Brief
-from fedmed.client.discretion import discreet
-from fedmed.client.injection import inject
-from fedmed.client.rule import LocalRule
+from fedmed import models
+from fedmed.client.context import Workplace, workplace
+from fedmed.client.fault_injection import inject
+from fedmed.client.redaction import discreet
 from fedmed.client.state import at_rest
-from fedmed.config import DPSGD
-from fedmed.examples import predict
-from fedmed.privacy.spending import NOISE
-from fedmed.release import utility
-from fedmed.replies import EXAMPLES, METRICS, WEIGHT
-from fedmed.seeding import seed_of
-from fedmed.workplace import Workplace, workplace
+from fedmed.config import DPSGD, identity
+from fedmed.core.records import EXAMPLES, WEIGHT
+from fedmed.core.seeding import seed_of
+from fedmed.data.examples import predict
+from fedmed.deployment import node_data
+from fedmed.evaluation import metrics
+from fedmed.federation.messages import Brief
+from fedmed.federation.replies import METRICS
+from fedmed.privacy.budget import NOISE
+from fedmed.privacy.release import utility
+from fedmed.training import sgd
+from fedmed.training.dpsgd import train as dpsgd
+from fedmed.training.hooks import LocalRule
 
 BUFFERS = "buffers"  # the record of norm statistics that stay with the client
 
@@ -58,9 +62,7 @@ def train(message: Message, context: Context) -> Message:
         )
         size = int(unit.max()) + 1
     else:
-        loss, steps = training.train(
-            here.network, examples, config.client, rule, context.state, seed
-        )
+        loss, steps = sgd.train(here.network, examples, config.client, rule, context.state, seed)
         size = len(examples)
     parameters_only = config.strategy.state == "parameters"
     if parameters_only and (buffers := models.buffers_of(here.network)):
@@ -104,7 +106,7 @@ def describe(message: Message, context: Context) -> Message:
     config = cfg.compose(split(overrides), build=False)
     targets = () if config.withholds else tuple(config.dataset.arguments["targets"])
     client, folder = context.node_config["partition-id"], Path(str(context.node_config["data"]))
-    told = ConfigRecord({"client": int(str(client)), **hospital.describe(folder, targets)})
+    told = ConfigRecord({"client": int(str(client)), **node_data.describe(folder, targets)})
     return Message(RecordDict({"described": told}), reply_to=message)
 
 

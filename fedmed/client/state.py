@@ -7,13 +7,11 @@ they were, whichever engine the client runs on. Only its round is told to the se
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.clientapp.typing import ClientAppCallable
 
-from fedmed import trees
-from fedmed.client.brief import Brief
-from fedmed.errors import FedmedError
-
-STATE = "state"  # the record by which a reply tells that there is one
+from fedmed.core.errors import FedmedError
+from fedmed.federation.messages import STATE, Brief
+from fedmed.flower import serialization
+from fedmed.flower.private import ClientAppCallable
 
 
 def at_rest(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -24,7 +22,7 @@ def at_rest(message: Message, context: Context, call_next: ClientAppCallable) ->
     if context.state:
         new = _file(brief, brief.round)
         new.parent.mkdir(parents=True, exist_ok=True)
-        trees.save(context.state, new)
+        serialization.save(context.state, new)
         reply.content[STATE] = ConfigRecord({"round": brief.round})
     context.state = RecordDict()  # not for Flower to carry
     _prune(brief)
@@ -34,7 +32,7 @@ def at_rest(message: Message, context: Context, call_next: ClientAppCallable) ->
 def _load(file: Path) -> RecordDict:
     if not file.exists():
         raise FedmedError(f"{file}: this client's state is gone; without it the run cannot go on")
-    state = trees.load(file)
+    state = serialization.load(file)
     assert isinstance(state, RecordDict)
     return state
 

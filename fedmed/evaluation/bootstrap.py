@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmed.core.seeding import generator
 from fedmed.evaluation.intervals import (
     LEAST,
     LEVEL,
@@ -24,7 +25,6 @@ from fedmed.evaluation.intervals import (
 )
 from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.ranked import BINS, METRICS, Ranked, Values, Weights
-from fedmed.seeding import generator
 
 REPLICATES = 1000
 DEBIASED = "ece_debiased"  # beside METRICS: a calibration error that noise does not enlarge

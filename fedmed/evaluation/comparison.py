@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from fedmed.errors import FedmedError
+from fedmed.core.errors import FedmedError
 from fedmed.evaluation.bootstrap import Scored
 from fedmed.evaluation.delong import areas
 from fedmed.evaluation.intervals import LEVEL, effective_patients

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
+from fedmed.evaluation.metrics import Floats
 from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.ranked import Values
-from fedmed.metrics import Floats
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedmed.errors import FedmedError
-from fedmed.metrics import Floats
-from fedmed.trees import damaged
+from fedmed.core.errors import FedmedError
+from fedmed.core.files import damaged
+from fedmed.evaluation.metrics import Floats
 
 #: Of an image's row in the common table, what subgroups are made of.
 ATTRIBUTES = ("site", "view", "sex", "age")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from fedmed.metrics import Floats
+from fedmed.evaluation.metrics import Floats
 
 Weights = NDArray[np.float64]  # patients × replicates
 Values = NDArray[np.float64]  # one a replicate

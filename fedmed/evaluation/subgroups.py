@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.core.seeding import generator
 from fedmed.evaluation.bootstrap import score
 from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.ranked import Ranked
-from fedmed.seeding import generator
 
 LEAST = 10  # patients with a finding, and without it
 SHARE = 0.5  # of the scored findings that a group must be scorable on

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmed.errors import DataError
+from fedmed.core.errors import DataError
+from fedmed.core.spelling import key
+from fedmed.data.label_files import LabelFile
+from fedmed.evaluation.metrics import Floats
 from fedmed.evaluation.predictions import ATTRIBUTES, Predictions
-from fedmed.label_files import LabelFile
-from fedmed.metrics import Floats
-from fedmed.spelling import key
 
 
 def read(

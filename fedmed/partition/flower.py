@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 from hydra.utils import get_object
 
-from fedmed.errors import ConfigError
+from fedmed.core.errors import ConfigError
+from fedmed.core.seeding import seed_of, seeded_globals
 from fedmed.partition.rule import Rule, Seed, ValFraction, parts
-from fedmed.seeding import seed_of, seeded_globals
 
 _KEY = "partition.partitioner"
 

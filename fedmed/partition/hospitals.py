@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedmed.errors import ConfigError
+from fedmed.core.errors import ConfigError
+from fedmed.core.seeding import generator
+from fedmed.data.table import COLUMNS
+from fedmed.data.vocabulary import known
 from fedmed.partition.rule import Rule, Seed, ValFraction
-from fedmed.seeding import generator
-from fedmed.table import COLUMNS
-from fedmed.vocabulary import known
 
 FAINT = 1e-6  # what is left of a rank below the floor, so that nobody is without a hospital
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.data.table import labels
 from fedmed.partition.patients import patients_of
-from fedmed.table import labels
 
 
 def describe(table: pd.DataFrame, assigned: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:

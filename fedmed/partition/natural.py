@@ -5,7 +5,7 @@ from typing import Literal
 import pandas as pd
 from flwr_datasets.partitioner import NaturalIdPartitioner
 
-from fedmed.errors import ConfigError
+from fedmed.core.errors import ConfigError
 from fedmed.partition.patients import UNKNOWN
 from fedmed.partition.rule import Rule, Seed, ValFraction, parts
 

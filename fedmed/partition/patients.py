@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedmed.errors import ConfigError
-from fedmed.table import COLUMNS, NO_FINDING, labels
+from fedmed.core.errors import ConfigError
+from fedmed.data.table import COLUMNS, NO_FINDING, labels
 
 RAREST = "rarest"
 UNKNOWN = "unknown"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedmed.errors import DataError
+from fedmed.core.errors import DataError
 
 #: Roles of patients who are held out of everything: left over by a rule, or by a coin of an audit.
 HELD_OUT = ("out", "tossed out")

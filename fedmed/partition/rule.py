@@ -10,10 +10,10 @@ from flwr_datasets.partitioner import Partitioner
 from pydantic import Field
 
 from datasets import Dataset as HFDataset
-from fedmed.errors import ConfigError
+from fedmed.core.errors import ConfigError
+from fedmed.core.seeding import generator
 from fedmed.partition.patients import RAREST, patients_of
 from fedmed.partition.record import check
-from fedmed.seeding import generator
 
 Clients = Annotated[int, Field(ge=1)]
 ValFraction = Annotated[float, Field(ge=0, lt=1)]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedmed.errors import ConfigError, DataError
-from fedmed.label_files import LabelFile
+from fedmed.core.errors import ConfigError, DataError
+from fedmed.data.label_files import LabelFile
 from fedmed.partition.record import check, sha256
 from fedmed.partition.rule import Partition
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from fedmed.errors import ConfigError
+from fedmed.core.errors import ConfigError
+from fedmed.core.seeding import generator
 from fedmed.partition.record import check
 from fedmed.partition.rule import Clients, Rule, Seed, ValFraction
-from fedmed.seeding import generator
 
 
 class Sized(Rule):

@@ -19,10 +19,10 @@ from flwr_datasets.partitioner import (
 )
 from pydantic import Field
 
-from fedmed.errors import ConfigError
+from fedmed.core.errors import ConfigError
+from fedmed.core.seeding import generator, seed_of
 from fedmed.partition.patients import RAREST
 from fedmed.partition.rule import Clients, Rule, Seed, ValFraction, parts
-from fedmed.seeding import generator, seed_of
 
 Alpha = Annotated[float, Field(gt=0)]
 Patients = Annotated[int, Field(ge=1)]

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedmed.errors import FedmedError
+from fedmed.core.errors import FedmedError
+from fedmed.core.files import write_atomically
 from fedmed.privacy.accounting import ACCOUNTANT, PURE, cross_checks, epsilon
 from fedmed.privacy.events import Event, Unit
-from fedmed.trees import write_atomically
 
 OF_ITS_DATA = "which data a client has"
 IMAGES = 10  # of a patient, whose ε is told beside an image's

@@ -1,8 +1,8 @@
 """Where the randomness of private training comes from: the run's seed, or the operating system.
 
-A stream from the seed is keyed by what it is to hide (:mod:`fedmed.seeding`), so that whoever does
-not know the seed sees independent noise in any two releases that differ, whatever they differ in:
-configuration, data, weights, or the machine's arithmetic. This rests on SHA-256 behaving as a
+A stream from the seed is keyed by what it is to hide (``fedmed.core.seeding``), so that whoever
+does not know the seed sees independent noise in any two releases that differ, whatever they differ
+in: configuration, data, weights, or the machine's arithmetic. This rests on SHA-256 behaving as a
 random function. One release made twice is the same to the bit: of two that are alike it can be
 seen that all they were made from was alike. Noise from the operating system shows not even that.
 
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmed.seeding import fingerprint, generator, seed_of
+from fedmed.core.seeding import fingerprint, generator, seed_of
 
 _DRAWS = 4
 _TWISTER = 624  # words of a Mersenne Twister
@@ -90,7 +90,7 @@ def source(seed: int, device: torch.device, secure: bool, *release: object) -> S
         seed: of the run's stream for it.
         device: where the noise goes.
         secure: whether it comes from the operating system, whatever the seed.
-        release: all that decides what is released; see :func:`fedmed.seeding.fingerprint`. Nothing
+        release: all that decides what is released (``fedmed.core.seeding.fingerprint``). Nothing
             where nothing is hidden, so that runs are compared on the same random numbers.
     """
     if secure:

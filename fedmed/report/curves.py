@@ -7,7 +7,7 @@ from sklearn.metrics import roc_curve
 
 from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.ranked import Ranked
-from fedmed.report.runs import Run
+from fedmed.runs.run import Run
 
 Points = list[list[float]]
 POINTS = 61  # of a ROC curve, evenly spaced along it

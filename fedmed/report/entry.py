@@ -12,13 +12,13 @@ import pandas as pd
 import yaml
 
 from fedmed.config import NOT_IDENTITY
-from fedmed.errors import ConfigError, DataError, FedmedError
-from fedmed.evaluation.cost import to_reach
+from fedmed.core.errors import ConfigError, DataError, FedmedError
 from fedmed.report import curves
-from fedmed.report.runs import FINISHED, Run
 from fedmed.report.table import HASHES
-from fedmed.rundir import RunDirectory
-from fedmed.scrub import scrub, scrub_text
+from fedmed.runs.cost import to_reach
+from fedmed.runs.directory import RunDirectory
+from fedmed.runs.run import FINISHED, Run
+from fedmed.runs.scrub import scrub, scrub_text
 
 FACETS = ("strategy", "dataset", "partition", "privacy")
 OTHERS = ("model", "client", "faults")

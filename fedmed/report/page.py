@@ -9,12 +9,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from fedmed import jsontext
+from fedmed.core import jsontext
 from fedmed.evaluation.comparison import standard_error
 from fedmed.report.entry import Facets, details, entry, facets, partition, synthetic
-from fedmed.report.runs import FAILED, FINISHED, Run
 from fedmed.report.table import Cell, Settings, fill, unlike_means
-from fedmed.scrub import scrub_text
+from fedmed.runs.run import FAILED, FINISHED, Run
+from fedmed.runs.scrub import scrub_text
 from fedmed.sweep.grid import GRIDS, Grid
 
 VALUES = ["test.macro_auroc", "test.macro_auprc", "test.macro_ece_debiased"]
@@ -25,7 +25,7 @@ def page(runs: Sequence[Run], folders: Sequence[Path], target: float | None = No
     """Return the page of some runs, as HTML.
 
     Args:
-        runs: of the page, as :func:`fedmed.report.runs.find` found them.
+        runs: of the page, as :func:`fedmed.runs.run.find` found them.
         folders: where they were found; what their grids lack is told.
         target: the test macro AUROC whose cost is told; None: of each experiment, the median
             of its finished runs.

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedmed import config as cfg
-from fedmed.errors import ConfigError, FedmedError
+from fedmed.config.paper import Expected, Ordering, Paper, Where
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.evaluation.comparison import standard_error
-from fedmed.paper import Expected, Ordering, Paper, Where
-from fedmed.report.runs import FINISHED, Run
-from fedmed.report.select import SAID, round_of, value_of
 from fedmed.report.table import label_of, matching, text_of
 from fedmed.report.trivial import BY_SITE, ONE, trivial
+from fedmed.runs.run import FINISHED, Run
+from fedmed.runs.selection import SAID, round_of, value_of
 
 #: Keys whose change is no difference of protocol: where things lie, and what the grid varies.
 _PLACES = ("root", "seed", "paper", *cfg.NOT_IDENTITY)

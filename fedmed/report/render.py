@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
+from fedmed.core.texts import MOST, printable
 from fedmed.report.table import Table
-from fedmed.rundir import safe
-from fedmed.texts import MOST, printable
+from fedmed.runs.directory import safe
 
 _MARKUP = re.compile(r"[\\`*<|]|(?<=\])[(]")
 _SPECIAL = re.compile(r"[&%$#_{}]")

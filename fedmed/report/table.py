@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from fedmed.errors import ConfigError, FedmedError
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.evaluation.bootstrap import REPLICATES, interval_of
 from fedmed.evaluation.comparison import Comparison, Test, compare, holm, standard_error
 from fedmed.evaluation.intervals import LEAST, LEVEL, METHOD
 from fedmed.evaluation.ranked import METRICS
-from fedmed.report.runs import FAILED, FINISHED, Run
-from fedmed.report.select import SAID, Rule, round_of, value_of
+from fedmed.runs.run import FAILED, FINISHED, Run
+from fedmed.runs.selection import SAID, Rule, round_of, value_of
 
 HASHES = ("config_sha256", "data_sha256", "partition_sha256", "model_sha256")
 ALPHA = 0.05

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fedmed.evaluation.metrics import Floats, accuracy_by_group, macro, per_group
 from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.ranked import METRICS, Ranked
-from fedmed.metrics import Floats, accuracy_by_group, macro, per_group
-from fedmed.report.runs import Run
+from fedmed.runs.run import Run
 
 ONE, BY_SITE = "one answer", "by site"
 _CHANCE = 0.5  # AUROC of one answer to all: every pair of a positive and a negative is a tie

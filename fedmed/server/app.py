@@ -11,10 +11,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedmed import config as cfg
-from fedmed.console import Console
-from fedmed.experiment import run
-from fedmed.terminal import tolerate
-from fedmed.texts import LogFormatter
+from fedmed.core.terminal import tolerate
+from fedmed.core.texts import LogFormatter
+from fedmed.experiment.run import run
+from fedmed.runs.console import Console
 
 app = ServerApp()
 

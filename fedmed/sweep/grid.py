@@ -14,10 +14,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
 from fedmed import config as cfg
-from fedmed.errors import ConfigError, readable
-from fedmed.refusals import malformed
-from fedmed.rundir import RunDirectory
-from fedmed.trees import write_atomically
+from fedmed.config.messages import malformed
+from fedmed.core.errors import ConfigError, readable
+from fedmed.core.files import write_atomically
+from fedmed.runs.directory import RunDirectory
 
 State = Literal["done", "running", "failed", "interrupted", "missing"]
 LONGEST = 100  # letters of a grid's name in that of its file

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedmed import config as cfg
-from fedmed.console import Console
-from fedmed.errors import ConfigError
-from fedmed.sweep import here, slurm
+from fedmed.core.errors import ConfigError
+from fedmed.runs.console import Console
+from fedmed.sweep import local, slurm
 from fedmed.sweep.grid import Cell, Grid
 
 LINES = 8  # of the log of a failed cell
-LAUNCHERS = {"BasicLauncher": here.play, "SlurmLauncher": slurm.play}
+LAUNCHERS = {"BasicLauncher": local.play, "SlurmLauncher": slurm.play}
 
 
 def sweep(arguments: Sequence[str]) -> int:

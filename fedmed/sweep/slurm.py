@@ -16,10 +16,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fedmed.console import Console
-from fedmed.errors import FedmedError, readable
-from fedmed.sweep.cell import play as play_cell
+from fedmed.core.errors import FedmedError, readable
+from fedmed.runs.console import Console
 from fedmed.sweep.grid import Cell
+from fedmed.sweep.worker import play as play_cell
 
 ARRAY = 1000  # jobs of an array, where the cluster does not say; Slurm's default takes 1,001
 POLL = 2.0  # seconds between two looks at the queue

@@ -32,11 +32,13 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from fedmed import config as cfg
-from fedmed import models, processes, store
-from fedmed.client.training import batches
-from fedmed.runner.local import workers
-from fedmed.table import validate
-from fedmed.workplace import at
+from fedmed import models
+from fedmed.client.context import at
+from fedmed.core import processes
+from fedmed.data import store
+from fedmed.data.table import validate
+from fedmed.engines.local import workers
+from fedmed.training.sgd import batches
 
 QUICKSTART = ("+experiment=quickstart", "tracking.mode=disabled", "evaluate_every=1000000")
 IMPORTS = "import torch, monai, flwr"
@@ -54,9 +56,9 @@ def command(overrides: Sequence[str], folder: Path) -> dict[str, float]:
     whole = time.time() - began
     ends, first = {}, 0.0
     for line in (folder / "run.log").read_text().splitlines():
-        if " fedmed.experiment: round " in line:
+        if " fedmed.experiment.run: round " in line:
             ends[int(line.split(": round ")[1].split(":")[0])] = moment(line)
-        if " fedmed.rounds: round 1 begins" in line:
+        if " fedmed.federation.rounds: round 1 begins" in line:
             first = moment(line) - began
     last = max(ends) - 1
     return {"whole_s": whole, "round_s": (ends[last] - ends[1]) / (last - 1), "first_step_s": first}

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from fedmed import config as cfg
-from fedmed.client.training import batches
-from fedmed.workplace import at
+from fedmed.client.context import at
+from fedmed.training.sgd import batches
 
 COMMON = (
     "tracking.mode=disabled",

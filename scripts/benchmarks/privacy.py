@@ -32,9 +32,9 @@ from torch import Tensor, nn
 
 from fedmed import config as cfg
 from fedmed import models
-from fedmed.client.clipping import ClippedSum, image_losses
-from fedmed.client.training import masked_bce, optimizer_of
 from fedmed.privacy.noise import source
+from fedmed.training.dpsgd.clipping import ClippedSum, image_losses
+from fedmed.training.sgd import masked_bce, optimizer_of
 
 Step = Callable[[Tensor, Tensor], None]
 Way = Callable[[cfg.Config], Step]

@@ -28,9 +28,10 @@ from monai.networks.nets import DenseNet121
 from rich.table import Table
 from store import below
 
-from fedmed import flower, models, trees
-from fedmed.faults import fault_of
-from fedmed.fold import fold
+from fedmed import models
+from fedmed.federation.aggregation import fold
+from fedmed.federation.faults import fault_of
+from fedmed.flower import process, serialization
 
 COMMON = (
     "tracking.mode=disabled",
@@ -68,7 +69,7 @@ def federation(overrides: Sequence[str], folder: Path) -> dict[str, float]:
         raise SystemExit(f"the run in {folder} failed; see above")
     watch.join()
     lines = (folder / "run.log").read_text().splitlines()
-    begins = [moment(line) for line in lines if " fedmed.rounds: round " in line]
+    begins = [moment(line) for line in lines if " fedmed.federation.rounds: round " in line]
     rounds = np.diff(begins[1:])  # the first warms up, the last has no end but the test's
     return {
         "setup_s": begins[0] - began,
@@ -95,15 +96,15 @@ def proportional(process: int) -> float:
 
 def server_seconds(folder: Path, replies: int = 10) -> float:
     """Return what it takes the server to read, look at and fold one reply of DenseNet121."""
-    flower.host()
+    process.host()
     arrays = models.to_record(models.arrays_of(DenseNet121(2, 1, 14)))
     sent = RecordDict({"arrays": arrays})
     values = MetricRecord({"num-examples": 1, "weight": 1.0})
-    trees.save(RecordDict({"arrays": arrays, "metrics": values}), folder / "reply", False)
+    serialization.save(RecordDict({"arrays": arrays, "metrics": values}), folder / "reply", False)
 
     def answers() -> Any:
         for node in range(replies):
-            reply = Message(trees.load(folder / "reply", durable=False), node + 1, "train")
+            reply = Message(serialization.load(folder / "reply", durable=False), node + 1, "train")
             assert fault_of(reply, sent, 1e9) is None
             yield reply
 

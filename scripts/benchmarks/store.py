@@ -26,10 +26,11 @@ from PIL import Image
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from rich.table import Table
 
-from fedmed import processes, store
+from fedmed.core import processes
+from fedmed.data import store
+from fedmed.data.image_files import ImageFiles
+from fedmed.data.table import Card
 from fedmed.datasets.phantom import Phantom
-from fedmed.files import ImageFiles
-from fedmed.table import Card
 
 DRAWN = 20  # radiographs that are different
 

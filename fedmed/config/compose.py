@@ -1,0 +1,173 @@
+"""The configuration composed by Hydra, checked, and refused in one line when it is wrong."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from fedmed.config import components, effects
+from fedmed.config.messages import explain, first_line, problems
+from fedmed.config.schema import DPSGD, Component, Config, Local, Model, NoPrivacy
+from fedmed.core.errors import ConfigError
+
+CONF = Path(__file__).parent.parent / "conf"
+_QUICK = ("dataset", "partition", "strategy.server", "strategy.local")
+
+
+def compose(overrides: Sequence[str], build: bool = True) -> Config:
+    """Compose and check the configuration that ``overrides`` ask for.
+
+    Args:
+        overrides: as on the command line.
+        build: whether to see if what they name can be built; its files may lie elsewhere.
+
+    Raises:
+        ConfigError: naming the key and what it takes.
+    """
+    effects.check_sets(overrides)
+    return parse(_compose(overrides), build)
+
+
+def parse(config: DictConfig, build: bool = True) -> Config:
+    """Return the typed configuration. Raises ConfigError as :func:`compose` does."""
+    raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        parsed = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(problems(error, raw))) from None
+    except OmegaConfBaseException as error:
+        key = error.full_key or "config"
+        if "Missing mandatory value" in str(error):
+            raise ConfigError(f"{key}: is missing; give it as {key}=VALUE") from None
+        raise ConfigError(f"{key}: {first_line(error)}") from None
+    _check_weights(parsed.model)
+    _check_privacy(parsed.privacy)
+    _check_faults(parsed)
+    effects.check(parsed, raw)
+    for path, component in _components(parsed):
+        components.check(path, component.target, component.arguments, raw)
+        if build and path in _QUICK:  # to build, which checks more than types
+            built = _check_build(path, component)
+            if path == "strategy.server":
+                from fedmed.flower.strategies import check_weights  # slow, and imported by now
+
+                check_weights(parsed.strategy.weighting, built)
+    return parsed
+
+
+def tree(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the composed configuration as written, unchecked: what is missing is ``???``.
+
+    Raises:
+        ConfigError: if it does not compose.
+    """
+    return cast(dict[str, Any], OmegaConf.to_container(_compose(overrides), resolve=False))
+
+
+def record(overrides: Sequence[str]) -> dict[str, DictConfig | ListConfig]:
+    """Return the files of ``.hydra`` by their name: what was asked for, and what it composes to.
+
+    Raises:
+        ConfigError: as :func:`compose` does.
+    """
+    composed = _compose(overrides, return_hydra_config=True)
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    hydra = OmegaConf.masked_copy(composed, "hydra")
+    asked = ListConfig(list(overrides))
+    return {"config.yaml": own, "hydra.yaml": hydra, "overrides.yaml": asked}
+
+
+def settings(overrides: Sequence[str]) -> DictConfig:
+    """Return Hydra's own configuration: where runs go, how they are launched and swept.
+
+    Raises:
+        ConfigError: as :func:`compose` does.
+    """
+    return cast(DictConfig, _compose(overrides, return_hydra_config=True).hydra)
+
+
+def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
+    if GlobalHydra.instance().is_initialized():
+        GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF.resolve()), version_base="1.3", job_name="fedmed"):
+        try:
+            return hydra_compose("config", list(overrides), return_hydra_config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain(error, overrides, CONF, _compose)) from None
+
+
+def _components(config: Config) -> Iterator[tuple[str, Component]]:
+    """Yield every component, those within another one first."""
+    top = {
+        "dataset": config.dataset,
+        "partition": config.partition,
+        "strategy.server": config.strategy.server,
+        "strategy.local": config.strategy.local,
+        "model.network": config.model.network,
+    }
+    for path, component in top.items():
+        if component:
+            yield from _within(path, component.arguments)
+            yield path, component
+
+
+def _within(path: str, node: Any) -> Iterator[tuple[str, Component]]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield from _within(f"{path}.{key}", value)
+        if isinstance(value, dict) and "_target_" in value:
+            yield f"{path}.{key}", Component.model_validate(value)
+
+
+def _check_weights(model: Model) -> None:
+    if model.weights is not None and model.weights.suffix != ".safetensors":
+        raise ConfigError(
+            f"model.weights: {model.weights} is not a .safetensors file; "
+            "other formats can run code when read, so convert it first"
+        )
+
+
+def _check_privacy(privacy: NoPrivacy | DPSGD) -> None:
+    if isinstance(privacy, NoPrivacy):
+        return
+    if privacy.epsilon is None and privacy.noise_multiplier is None:
+        raise ConfigError(
+            "privacy.epsilon: give it, and the noise is found for the planned steps, or give "
+            "privacy.noise_multiplier, and epsilon is reported; with both, clients stop at epsilon"
+        )
+    if privacy.unit == "image" and privacy.images_per_patient is not None:
+        raise ConfigError(
+            "privacy.images_per_patient: is of privacy.unit=patient; where images are the unit, "
+            "leaving one out would let another in, and change the sum by two"
+        )
+
+
+def _check_faults(config: Config) -> None:
+    kinds = {fault.kind for fault in config.faults.inject}
+    if "kill" in kinds and isinstance(config.runner, Local) and config.runner.workers == 0:
+        raise ConfigError("faults.inject: to kill a client takes runner.workers of at least 1")
+
+
+def _check_build(path: str, component: Component) -> Any:
+    try:
+        return component.build()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {first_line(error)}") from None
+
+
+def _run_id(*, _root_: DictConfig) -> str:
+    """Name the run directory from within Hydra's own configuration (``hydra.run.dir``)."""
+    config = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+    return parse(config, build=False).sha256[:16]
+
+
+OmegaConf.register_new_resolver("at_least", max, replace=True)
+OmegaConf.register_new_resolver("count", len, replace=True)
+OmegaConf.register_new_resolver("run_id", _run_id, replace=True)

@@ -1,0 +1,237 @@
+"""What a configuration may say, by type; what it means is each choice's own file in ``conf/``.
+
+Components (Hydra's ``_target_`` nodes) have no schema of their own: their signature is it
+(:mod:`fedmed.config.components`).
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra.utils import get_object
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedmed.config import identity
+from fedmed.config.paper import Paper
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(BaseModel):
+    """A class or function by its import path, with its arguments: Hydra's ``_target_``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    target: str = Field(alias="_target_")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments as configured."""
+        return dict(self.model_extra or {})
+
+    def build(self, **more: Any) -> Any:
+        """Call the target with its arguments and ``more``."""
+        return get_object(self.target)(**self.arguments, **more)
+
+
+class Model(_Frozen):
+    """The network, and the file its weights start from (random when None)."""
+
+    weights: Path | None
+    network: Component
+
+
+class Strategy(BaseModel):
+    """What the server does, and what it changes in the clients' training.
+
+    Other keys are a strategy's own; they reach ``server`` and ``local`` by interpolation.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    fraction: Share
+    weighting: Literal["examples", "uniform"]
+    state: Literal["full", "parameters"]
+    server: Component
+    local: Component | None
+
+
+class NoPrivacy(_Frozen):
+    """Local training as it is; a strategy may be private all the same."""
+
+    mechanism: Literal["none"]
+
+
+class DPSGD(_Frozen):
+    """Differentially private local training; see :mod:`fedmed.training.dpsgd.train`.
+
+    With ``epsilon`` alone the noise is found for the planned steps, with ``noise_multiplier``
+    alone ε is reported, and with both a client stops before it would pass ``epsilon``. With
+    ``noise_for="epochs"`` the noise is found for as many epochs as there are rounds, whatever the
+    steps: a published fault, under which nobody stops and the ε that is reported is the true one.
+    """
+
+    mechanism: Literal["dpsgd"]
+    unit: Literal["patient", "image"]
+    clip_norm: Positive
+    epsilon: Positive | None
+    noise_multiplier: NonNegative | None
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    noise_for: Literal["steps", "epochs"]
+    images_per_patient: Annotated[int, Field(ge=1)] | None
+    norm: Literal["group", "frozen"]
+    physical_batch: Annotated[int, Field(ge=1)]
+    secure_noise: bool
+    release_metrics: bool
+
+
+class Augment(_Frozen):
+    """Random changes to a training image; see :mod:`fedmed.training.augmentation`."""
+
+    rotate: Annotated[float, Field(ge=0, le=45)]
+    shift: Annotated[float, Field(ge=0, le=0.5)]
+    scale: Annotated[float, Field(ge=0, le=0.5)]
+    contrast: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Client(_Frozen):
+    """Local training."""
+
+    optimizer: Literal["sgd", "adam", "adamw"]
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegative
+    batch_size: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)] | None
+    channels_last: bool
+    precision: Literal["float32", "bfloat16"]
+    augment: Augment
+
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Local(_Frozen):
+    """The clients run in a pool of processes on this machine."""
+
+    kind: Literal["local"]
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)]
+    device: Device
+    clients_per_gpu: Annotated[int, Field(ge=1)]
+    deterministic: bool
+
+
+class Ray(_Frozen):
+    """The clients run in Flower's simulation engine, over Ray."""
+
+    kind: Literal["ray"]
+    device: Device
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)]
+    cpus: Positive
+    gpus: NonNegative
+    address: str | None
+
+
+class Deployment(_Frozen):
+    """The clients run at their hospitals, each behind a Flower SuperNode."""
+
+    kind: Literal["deployment"]
+    device: Device
+    data: Path
+    clients: Annotated[int, Field(ge=1)]
+    wait: Positive
+
+
+Runner = Annotated[Local | Ray | Deployment, Field(discriminator="kind")]
+
+
+class Injection(_Frozen):
+    """A fault that clients are made to show; see :mod:`fedmed.client.fault_injection`.
+
+    It strikes those of ``clients`` and ``rounds`` (all when None), each with probability ``rate``.
+    """
+
+    kind: Literal["raise", "dropout", "kill", "slow", "nans", "infinities", "huge", "shape"]
+    rate: Annotated[float, Field(ge=0, le=1)] = 1.0
+    clients: tuple[int, ...] | None = None
+    rounds: tuple[int, ...] | None = None
+    seconds: NonNegative = 3600.0
+
+
+class Faults(BaseModel):
+    """What a failing client does, and which faults are injected; see ``fedmed.federation.faults``.
+
+    Other keys are a choice's own; they reach ``inject`` by interpolation.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    on_failure: Literal["stop", "exclude"]
+    min_clients: Annotated[int, Field(ge=1)]
+    deadline: Positive | None
+    max_norm: Positive | None
+    inject: tuple[Injection, ...]
+
+
+class Tracking(_Frozen):
+    """Weights & Biases."""
+
+    mode: Literal["online", "offline", "disabled"]
+    project: str
+    entity: str | None
+
+
+class Config(_Frozen):
+    """All that a run is made from."""
+
+    name: Annotated[str, Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0)]
+    rounds: Annotated[int, Field(ge=1)]
+    evaluate_every: Annotated[int, Field(ge=1)]
+    force: bool
+    store: Path
+    dataset: Component
+    partition: Component
+    model: Model
+    strategy: Strategy
+    privacy: Annotated[NoPrivacy | DPSGD, Field(discriminator="mechanism")]
+    client: Client
+    runner: Runner
+    faults: Faults
+    tracking: Tracking
+    paper: Paper | None = None
+
+    @cached_property
+    def device(self) -> identity.Kind:
+        """The kind of device that the networks are on, found where ``auto`` leaves it open."""
+        return identity.device(self.runner)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of all that decides the result; its start names the run directory."""
+        return identity.sha256(self, self.device)
+
+    @property
+    def norm(self) -> Literal["batch", "group", "frozen"]:
+        """What the network's batch norms become."""
+        return self.privacy.norm if isinstance(self.privacy, DPSGD) else "batch"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether all that is random comes from the seed."""
+        in_clients = isinstance(self.privacy, DPSGD) and self.privacy.secure_noise
+        return not (in_clients or (self.strategy.model_extra or {}).get("secure_noise", False))
+
+    @property
+    def withholds(self) -> bool:
+        """Whether nothing but noisy weights may leave a client."""
+        return isinstance(self.privacy, DPSGD) and not self.privacy.release_metrics
+
+    @property
+    def hides_cohorts(self) -> bool:
+        """Whether who joins a round, and how many, is a secret that the guarantee rests on."""
+        return (self.strategy.model_extra or {}).get("noise") == "central"

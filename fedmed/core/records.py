@@ -1,0 +1,24 @@
+"""What is measured in a round, as it travels from clients to the loop, files, console and wandb."""
+
+from typing import NamedTuple
+
+EXAMPLES = "num-examples"  # what a client has trained on or validated with, in a reply's metrics
+WEIGHT = "weight"  # of a client in the average, beside it
+
+
+class MetricRow(NamedTuple):
+    """A value of one round.
+
+    Attributes:
+        round: from 1; 0 is before the first.
+        scope: ``train``, ``val``, ``test``, ``privacy``, ``cost``, ``faults``.
+        client: whose, -1 for all of them together.
+        metric: its name.
+        value: of that name's unit.
+    """
+
+    round: int
+    scope: str
+    client: int
+    metric: str
+    value: float

@@ -1,0 +1,1 @@
+"""Between hospitals: node data, certificates, a rehearsal on one machine."""

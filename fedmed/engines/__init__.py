@@ -1,0 +1,1 @@
+"""What plays the clients: processes here, Ray, or Flower between hospitals."""

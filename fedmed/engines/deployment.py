@@ -1,0 +1,94 @@
+"""Hospitals behind SuperNodes: who they are, once all of them are connected."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from shlex import join
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedmed import config as cfg
+from fedmed.core.errors import ConfigError, FedmedError
+from fedmed.core.texts import cause
+from fedmed.deployment.node_data import Told
+from fedmed.engines.flower_grid import exchange
+
+PAUSE = 1.0  # seconds between two looks for nodes
+
+
+@dataclass
+class Hospitals:
+    """The hospitals of a federation.
+
+    Attributes:
+        node: client → its node in Flower's Grid.
+        described: client → what it told of its data.
+    """
+
+    node: dict[int, int] = field(default_factory=dict)
+    described: dict[int, Told] = field(default_factory=dict)
+
+    @property
+    def nodes(self) -> list[int]:
+        """The nodes in the order of the clients."""
+        return [self.node[client] for client in sorted(self.node)]
+
+    @property
+    def told(self) -> list[Told]:
+        """What they told, in the order of the clients."""
+        return [self.described[client] for client in sorted(self.described)]
+
+    def ask(self, grid: Grid, nodes: Iterable[int], overrides: Sequence[str], until: float) -> None:
+        """Let nodes describe their data.
+
+        Raises:
+            FedmedError: if one cannot, or two say that they are the same client.
+        """
+        question = RecordDict({"config": ConfigRecord({"overrides": join(overrides)})})
+        asked = [Message(question, node, "query.describe") for node in nodes]
+        for message, reply in zip(asked, exchange(grid, asked, until), strict=True):
+            if reply is None or reply.has_error():
+                reason = cause(reply.error.reason or "") if reply else "no answer"
+                raise FedmedError(f"a hospital's node cannot describe its data: {reason}")
+            told = dict(reply.content.config_records.get("described", {}))
+            client = told.get("client")
+            if not isinstance(client, int) or client < 0:
+                raise FedmedError(f"a hospital's node does not say which client it is: {client!r}")
+            if client in self.node:
+                raise FedmedError(f"two nodes say that they are client {client}: see partition-id")
+            self.node[client], self.described[client] = message.metadata.dst_node_id, told
+
+
+def connect(
+    grid: Grid | None, runner: cfg.Deployment, overrides: Sequence[str], say: Callable[[str], None]
+) -> Hospitals:
+    """Return the hospitals, once as many as configured are connected.
+
+    Raises:
+        ConfigError: if Flower has not started the run.
+        FedmedError: naming those that are missing after ``runner.wait`` seconds, or do not belong.
+    """
+    if grid is None:
+        raise ConfigError(
+            "runner=deployment: such a run is started within a SuperLink, by flwr run or by "
+            "python scripts/deploy_local.py; see docs/deployment.md"
+        )
+    until = time.monotonic() + runner.wait
+    hospitals = Hospitals()
+    while len(hospitals.node) < runner.clients:
+        missing = sorted(set(range(runner.clients)) - set(hospitals.node))
+        if time.monotonic() > until:
+            raise FedmedError(
+                f"no hospital has connected as client {', '.join(map(str, missing))} within "
+                f"{runner.wait:g} s (runner.wait); is its node registered and running?"
+            )
+        new = [node for node in grid.get_node_ids() if node not in hospitals.node.values()]
+        hospitals.ask(grid, new, overrides, until)
+        if new:
+            say(f"{len(hospitals.node)} of {runner.clients} hospitals are connected")
+        else:
+            time.sleep(PAUSE)
+    if strangers := sorted(set(hospitals.node) - set(range(runner.clients))):
+        raise FedmedError(f"client {strangers[0]} is connected; runner.clients={runner.clients}")
+    return hospitals

@@ -1,0 +1,247 @@
+"""What a client may do wrong, and what the server does about it; the same on every engine.
+
+Each reply is looked at before it can enter an average. By ``faults.on_failure`` a fault stops the
+run (``stop``), or the round goes on without that client and says so (``exclude``). Faults that are
+injected on purpose are :mod:`fedmed.client.fault_injection`'s.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, RecordDict
+
+from fedmed.config import Faults
+from fedmed.core.errors import FedmedError
+from fedmed.core.records import MetricRow
+from fedmed.core.texts import block, cause
+from fedmed.federation.replies import Malformed, Terms, read
+from fedmed.flower.arrays import decoded
+from fedmed.flower.private import ErrorCode
+
+log = logging.getLogger(__name__)
+
+RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+DIED = ErrorCode.CLIENT_APP_CRASHED
+LATE = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+_KINDS = {
+    DIED: "died",
+    ErrorCode.NODE_UNAVAILABLE: "died",
+    LATE: "late",
+    ErrorCode.MESSAGE_UNAVAILABLE: "late",
+}
+SCOPE = "faults"  # of their rows in metrics.csv
+TOLD = 5  # clients named in a line of the console
+
+
+class DroppedOut(Exception):
+    """A client that does not take part after all."""
+
+    WORDS = "this client dropped out of the round"
+
+    def __init__(self) -> None:
+        super().__init__(self.WORDS)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a reply.
+
+    Attributes:
+        kind: ``raised``, ``dropped_out``, ``died``, ``late``, ``malformed``, ``wrong_shape``,
+            ``not_finite`` or ``too_far``; the metric's name in ``metrics.csv``.
+        what: it in words, after the client's name.
+        details: a traceback, if there is one.
+    """
+
+    kind: str
+    what: str
+    details: str = ""
+
+
+class ClientFailure(FedmedError):
+    """A fault that ends the run; ``details`` is the client's traceback, if it raised."""
+
+    def __init__(self, round_: int, client: int, fault: Fault) -> None:
+        super().__init__(
+            f"round {round_}: client {client} {fault.what}; nothing was averaged and what the last "
+            "checkpoint holds is safe; faults.on_failure=exclude goes on without such a client"
+        )
+        self.details = fault.details
+
+
+def fault_of(
+    reply: Message,
+    sent: RecordDict,
+    max_norm: float | None,
+    client: int = 0,
+    terms: Terms | None = None,
+) -> Fault | None:
+    """Return what is wrong with a reply, if anything is; a sound one's arrays are then decoded.
+
+    Args:
+        reply: from a client.
+        sent: what it was sent; a reply to training has arrays of the same names and shapes.
+        max_norm: the largest L2 norm of an update, over all arrays together.
+        client: whose it is.
+        terms: what else a sound reply holds.
+    """
+    if reply.has_error():
+        return _of_error(reply.error.code, reply.error.reason or "")
+    trained = reply.metadata.message_type.startswith("train")
+    start = sent if trained else RecordDict()
+    try:
+        content = read(reply.content, start, client, terms or Terms())
+    except Malformed as error:
+        return Fault(error.kind, str(error))
+    except Exception as error:  # of a reply made to break its reader, anything may come
+        return Fault("malformed", f"returned what cannot be read ({type(error).__name__})")
+    for key, record in content.array_records.items():
+        norm = _norm(record, start.array_records[key])
+        if not math.isfinite(norm) and (name := _not_finite(record)):
+            return Fault(
+                "not_finite",
+                f"returned NaN or infinity in {name} (a lower client.lr often helps)",
+            )
+        if max_norm is not None and not norm <= max_norm:
+            return Fault(
+                "too_far",
+                f"returned an update of norm {norm:.3g}, over faults.max_norm={max_norm:g}",
+            )
+    reply.content = content
+    return None
+
+
+def _of_error(code: int, reason: str) -> Fault:
+    if code in _KINDS:
+        return Fault(_KINDS[code], f"did not answer: {cause(reason)}")
+    if DroppedOut.WORDS in reason:
+        return Fault("dropped_out", "dropped out")
+    return Fault(
+        "raised",
+        f"failed: {cause(reason)} (traceback in run.log)",
+        block(reason) if reason.strip() else "",
+    )
+
+
+def _norm(record: ArrayRecord, start: ArrayRecord) -> float:
+    """Return the L2 norm of an update; not finite if it holds anything that is not."""
+    squares = 0.0
+    for name, array in record.items():
+        step = decoded(array).astype(np.float64)
+        step -= decoded(start[name])
+        squares += float(np.square(step, out=step).sum())  # a dot product would take every core
+    return math.sqrt(squares)
+
+
+def unlike(record: ArrayRecord, start: ArrayRecord) -> str | None:
+    """Return in words what an aggregate has that is not in the place of the arrays before it."""
+    shapes = {name: decoded(array).shape for name, array in record.items()}
+    if shapes != {name: decoded(array).shape for name, array in start.items()}:
+        return "arrays of other names or shapes"
+    name = _not_finite(record)
+    return f"NaN or infinity in {name}" if name else None
+
+
+def _not_finite(record: ArrayRecord) -> str | None:
+    return next((n for n, array in record.items() if not np.isfinite(decoded(array)).all()), None)
+
+
+@dataclass
+class Gate:
+    """Lets through the usable replies of one exchange.
+
+    Attributes:
+        policy: what to do with the others.
+        round: of the exchange.
+        client_of: the client behind a node.
+        on_client: called with a client whose reply is let through.
+        say: called with a line that a person should see.
+        on_refused: called with a client whose reply came and is not.
+        terms: what is known of sound replies beforehand.
+        answered: replies let through so far.
+        excluded: what was wrong with the others, by client.
+    """
+
+    policy: Faults
+    round: int
+    client_of: Callable[[int], int]
+    on_client: Callable[[int], None]
+    on_refused: Callable[[int], None]
+    say: Callable[[str], None]
+    terms: Terms = field(default_factory=Terms)
+    answered: int = 0
+    excluded: dict[int, Fault] = field(default_factory=dict)
+
+    def admit(self, orders: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
+        """Yield those of ``replies`` to ``orders`` that are sound, in their order.
+
+        Raises:
+            ClientFailure: at the first that is not, if the policy is to stop.
+            FedmedError: in the end, if too few are.
+        """
+        sent = {order.metadata.dst_node_id: order.content for order in orders}
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            client = self.client_of(node)
+            fault = fault_of(reply, sent.pop(node), self.policy.max_norm, client, self.terms)
+            if fault:
+                self._exclude(client, fault)
+                if not reply.has_error():
+                    self.on_refused(client)
+                continue
+            self.answered += 1
+            self.on_client(client)
+            yield reply
+        for node in sent:  # an engine may leave out who is late
+            self._exclude(self.client_of(node), Fault("late", "did not answer: no answer in time"))
+        self._conclude(len(orders))
+
+    def rows(self) -> list[MetricRow]:
+        """Return a row for each client that was excluded, and one for how many of each kind."""
+        kinds = Counter(fault.kind for fault in self.excluded.values())
+        return [
+            *(
+                MetricRow(self.round, SCOPE, k, fault.kind, 1.0)
+                for k, fault in self.excluded.items()
+            ),
+            *(
+                MetricRow(self.round, SCOPE, -1, kind, float(n))
+                for kind, n in sorted(kinds.items())
+            ),
+        ]
+
+    def _exclude(self, client: int, fault: Fault) -> None:
+        if self.policy.on_failure == "stop":
+            raise ClientFailure(self.round, client, fault)
+        details = f"\n{fault.details}" if fault.details else ""
+        log.warning("round %d: client %d %s%s", self.round, client, fault.what, details)
+        self.excluded[client] = fault
+
+    def _conclude(self, asked: int) -> None:
+        if not self.excluded:
+            return
+        told = [f"client {client} {fault.what}" for client, fault in self.excluded.items()]
+        more = f"; and {len(told) - TOLD} more" if len(told) > TOLD else ""
+        if self.answered < min(self.policy.min_clients, asked):
+            raise FedmedError(
+                f"round {self.round}: {self.answered} of {asked} clients gave a usable answer, "
+                f"faults.min_clients is {self.policy.min_clients}; {told[0]}; what the last "
+                "checkpoint holds is safe"
+            )
+        without = f"{len(told)} of {asked} clients"
+        self.say(f"round {self.round} without {without}: {'; '.join(told[:TOLD])}{more}")
+
+
+def summary_of(rows: Iterable[MetricRow]) -> dict[str, Any]:
+    """Return what ``summary.json`` says: exclusions in all, by kind and by client."""
+    faults = [(row.client, row.metric) for row in rows if row.scope == SCOPE and row.client >= 0]
+    return {
+        "excluded": len(faults),
+        "by_kind": dict(sorted(Counter(kind for _, kind in faults).items())),
+        "by_client": dict(sorted(Counter(str(client) for client, _ in faults).items())),
+    }

@@ -1,0 +1,28 @@
+"""Networks: built from config with keyed random weights, loaded, saved and put into messages.
+
+A network takes N×1×H×W float images, or N×F features, and gives N×T logits, one a target.
+"""
+
+from fedmed.models.build import build
+from fedmed.models.normalization import check_private
+from fedmed.models.state import (
+    Arrays,
+    arrays_of,
+    arrays_sha256,
+    buffers_of,
+    from_record,
+    load,
+    to_record,
+)
+
+__all__ = [
+    "Arrays",
+    "arrays_of",
+    "arrays_sha256",
+    "buffers_of",
+    "build",
+    "check_private",
+    "from_record",
+    "load",
+    "to_record",
+]

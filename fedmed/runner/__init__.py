@@ -1,1 +1,0 @@
-"""Where clients run: one module an engine, each a Flower Grid."""

@@ -1,0 +1,1 @@
+"""Local training; needs no server and no federation."""
