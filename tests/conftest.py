@@ -43,8 +43,18 @@ TINY = (
 SLOW = frozenset(
     f"test_{name}"
     for name in (
-        *("audit", "bad_input", "contents", "datasets_hospital", "datasets_small", "effects"),
-        *("engines", "experiments", "faults", "federation", "fuzz", "images", "labels", "layout"),
+        *("audit", "bad_input", "contents", "damage", "datasets_hospital", "datasets_small"),
+        *(
+            "effects",
+            "engines",
+            "experiments",
+            "faults",
+            "federation",
+            "fuzz",
+            "images",
+            "labels",
+            "layout",
+        ),
         *("papers", "pixels_matrix", "privacy", "private_step", "release", "replies", "report"),
         *("reproducibility", "robust", "statistics", "sweep", "table", "tracking", "waiting"),
     )

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from fedmed.config import CONF, _compose, compose, parse
+from fedmed.config import CONF, compose, parse
+from fedmed.config.compose import _compose
 from fedmed.core.errors import ConfigError
 
 #: What a choice needs so that it composes at all.
