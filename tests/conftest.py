@@ -9,6 +9,9 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as fedmed's own processes have: two test processes
+# whose kernels wait for each other on as many cores took a hundred times as long
+
 import numpy as np
 import pandas as pd
 import pytest
