@@ -162,9 +162,8 @@ def swept(folder: Path, *overrides: str, into: Path | None = None) -> Path:
         into = folder / "runs" / config.sha256[:16]
         hydra = into / ".hydra"
         hydra.mkdir(parents=True)
-        OmegaConf.save(fedmed.config._compose(asked), hydra / "config.yaml")
-        choices = {"runtime": {"choices": fedmed.config.settings(asked).runtime.choices}}
-        OmegaConf.save({"hydra": choices}, hydra / "hydra.yaml")
+        for name, content in fedmed.config.record(asked).items():
+            OmegaConf.save(content, hydra / name)
     with Console() as console:
         run(config, asked, into, console)
     return into

@@ -273,14 +273,18 @@ def test_audit_has_teeth(
     """Noise that the ledger believes in and nobody added is found; with it the claim stands."""
     if not noisy:
         monkeypatch.setattr(noise.Seeded, "normal", lambda self, n: torch.zeros(n))
-    found = report.audit(Finished.open(ran("run", *SMALL, *TIGHT, f"privacy.epsilon={epsilon}")))
+    run = Finished.open(ran("run", *SMALL, *TIGHT, f"privacy.epsilon={epsilon}"))
+    found = report.audit(run)
     assert found.claimed["unit"] == "patient"
     assert found.claimed["epsilon"] == pytest.approx(epsilon, rel=0.01)
     bound = found.bounds[report.UPDATES]
     assert report.refuted(found) == (not noisy)
     assert ("REFUTED" in report.statement(found)) == (not noisy)
     if noisy:
-        assert max(bound.epsilon, bound.gaussian, bound.independent) <= epsilon
+        sure = report.audit(run, confidence=0.999).bounds[
+            report.UPDATES
+        ]  # 95 % may be above, once in 20
+        assert max(sure.epsilon, sure.gaussian, sure.independent) <= epsilon
         assert bound.independent > 0.4 * epsilon or epsilon == 1
     else:
         assert bound.epsilon == pytest.approx(bound.ceiling, abs=0.1)
