@@ -4,14 +4,18 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext
+from types import FrameType
 
 WORKER = "fedmed.client.app"  # imports all that a worker needs
 #: What Slurm sends ahead of KILL: on preemption, and ahead of the time limit.
 WARNINGS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
+ENDING = 60.0  # seconds after a warning in which who was warned is killed
+_warned = threading.Event()
 
 
 def context(preload: str = WORKER) -> ForkServerContext:
@@ -51,6 +55,28 @@ def sheltered() -> Iterator[None]:
 def listen() -> None:
     """Hear the warnings again, in a process that a fork server has started as a run of its own."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
+
+
+def remember_warnings() -> None:
+    """Note in this process when TERM comes, and let whoever handled it before handle it still."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        _warned.set()
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGTERM, note)
+
+
+def await_end() -> None:
+    """Wait for the end that this process was warned of; return at once if it was not.
+
+    A cluster that ends a job kills its processes one by one. Who sees a helper go first must not
+    call the run failed: it is to be queued again.
+    """
+    if _warned.is_set():
+        time.sleep(ENDING)
 
 
 def leave_with_parent() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedmed.core.errors import FedmedError
-from fedmed.core.processes import context
+from fedmed.core.processes import await_end, context
 from fedmed.engines.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -218,6 +218,7 @@ class _Worker:
                 raise EOFError  # it has ended, though another process may hold its pipe
             done, value = self.pipe.recv()
         except Exception:  # it has ended, or what it says makes no sense
+            await_end()
             self.kill()
             self.pipe.close()
             self.pipe = None

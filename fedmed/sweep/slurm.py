@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from fedmed.core import processes
 from fedmed.core.errors import FedmedError, readable
 from fedmed.runs.console import Console
 from fedmed.sweep.grid import Cell
@@ -44,6 +45,7 @@ class Job:
         """Run this task's cell."""
         import submitit
 
+        processes.remember_warnings()  # submitit lets TERM pass, and is done with its handlers
         here = submitit.JobEnvironment()
         if here.global_rank < len(self.cells):
             cell = self.cells[here.global_rank]
