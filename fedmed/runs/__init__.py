@@ -1,0 +1,1 @@
+"""What a run leaves: its directory, its reader, the console and the mirror at wandb."""
