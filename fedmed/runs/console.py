@@ -10,11 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fedmed.core.records import MetricRow
 from fedmed.config import Config
-from fedmed.evaluation.subgroups import gap_beside_chance
-from fedmed.evaluation.metrics import FEW
+from fedmed.core.records import MetricRow
 from fedmed.core.texts import MOST, printable
+from fedmed.evaluation.metrics import FEW
+from fedmed.evaluation.subgroups import gap_beside_chance
 
 REFUTED = "THE CLAIM IS REFUTED"
 

@@ -23,9 +23,9 @@ from yaml import YAMLError
 
 from fedmed.core import jsontext
 from fedmed.core.errors import FedmedError, readable
+from fedmed.core.files import damaged, write_atomically
 from fedmed.core.records import MetricRow
 from fedmed.core.texts import cell
-from fedmed.core.files import damaged, write_atomically
 
 if TYPE_CHECKING:  # to look at run directories takes no MONAI
     from fedmed.evaluation.predictions import Predictions

@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 from fedmed.config import identity
 from fedmed.core.errors import FedmedError
+from fedmed.core.files import damaged
 from fedmed.evaluation.bootstrap import REPLICATES, Scored, score
 from fedmed.evaluation.predictions import Predictions
 from fedmed.runs.directory import RunDirectory
-from fedmed.core.files import damaged
 
 _BEGUN = ("device", "semantics")
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"

@@ -18,12 +18,12 @@ import pandas as pd
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: wandb's own telemetry
 import wandb
 
-from fedmed.core.records import MetricRow
 from fedmed.config import Config
 from fedmed.config import Tracking as Settings
+from fedmed.config.messages import first_line
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.processes import sheltered
-from fedmed.config.messages import first_line
+from fedmed.core.records import MetricRow
 from fedmed.runs.scrub import scrub
 
 log = logging.getLogger(__name__)
