@@ -2,11 +2,14 @@
 
 import importlib
 import json
+import math
 import os
 import pkgutil
 import random
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +24,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 import fedmed
-from fedmed.config import CONF, compose, identity
+from fedmed.config import CONF, Component, Config, compose, identity
 from fedmed.core.errors import FedmedError
 from fedmed.data.table import Dataset
 from fedmed.federation.checkpoint import Checkpoint
@@ -82,6 +85,51 @@ def test_identity_knows_no_import_path_of_fedmeds() -> None:
     moved = config.strategy.local.model_copy(update={"target": "fedmed.elsewhere.ProximalTerm"})
     elsewhere = config.strategy.model_copy(update={"local": moved})
     assert config.model_copy(update={"strategy": elsewhere}).sha256 == config.sha256
+
+
+def test_an_infinity_is_another_value_than_none() -> None:
+    """JSON has no number for it; one word for both would be one run for two configurations."""
+    config = compose(TINY)
+
+    def with_(value: Any) -> Config:
+        arguments = {"_target_": config.partition.target, "clients": 4, "alpha": value}
+        other = Component.model_validate(arguments)
+        return config.model_copy(update={"partition": other})
+
+    found = [with_(value) for value in (None, math.inf, -math.inf, 1e308, {1: 0}, {"1": 0})]
+    assert len({json.dumps(identity.decisive(each)) for each in found}) == len(found)
+    assert len({each.sha256 for each in found}) == len(found)
+
+
+def test_the_code_of_every_room_is_recorded(tmp_path: Path) -> None:
+    """Of each file that is edited or added, ``versions`` in the summary has another hash."""
+    for name in ("conf", "datasets", "strategies", "fedmed"):
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True)
+    edited = (
+        "run",
+        "training/sgd",
+        "privacy/ledger",
+        "engines/pool",
+        "flower/arrays",
+        "engines/new",
+    )
+    edited = (*edited, "flower/arrays", "strategies/fedprox", "datasets/phantom", "config/schema")
+    look = (
+        "import pathlib, sys\n"
+        "from fedmed.config import compose, identity\n"
+        "config, found = compose([]), []\n"
+        "for name in [None, *sys.argv[1:]]:\n"
+        "    if name: pathlib.Path('fedmed', name + '.py').open('a').write('# changed')\n"
+        "    identity._package.cache_clear()\n"
+        "    found.append(identity.surroundings(config)['code'])\n"
+        "print(*found)"
+    )
+    command = [sys.executable, "-c", look, *edited]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    assert len(set(done.stdout.split())) == len(edited) + 1
 
 
 def test_no_two_components_of_fedmeds_share_a_name() -> None:

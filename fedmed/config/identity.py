@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import fedmed
 from fedmed.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,23 +50,30 @@ def device(runner: "Runner") -> Kind:
 
 
 def decisive(config: "Config") -> dict[str, Any]:
-    """Return the values that decide the result, as JSON has them, but for the device.
+    """Return the values that decide the result, for JSON, but for the device.
 
     A component of fedmed's is its name, wherever its module lies; one of another package is its
-    import path.
+    import path. Infinities and keys that are no text stay apart from what JSON would make of them.
     """
-    values = config.model_dump(mode="json", by_alias=True, exclude=set(NOT_IDENTITY))
+    values = config.model_dump(by_alias=True, exclude=set(NOT_IDENTITY))
     return {"semantics": SEMANTICS, **_placeless(values)}
 
 
 def _placeless(node: Any) -> Any:
-    if isinstance(node, dict):
-        found = {key: _placeless(value) for key, value in node.items()}
-        target = found.get("_target_")
-        if isinstance(target, str) and target.startswith(_OWN):
-            found["_target_"] = target.rpartition(".")[2]
-        return found
-    return [_placeless(value) for value in node] if isinstance(node, list) else node
+    if isinstance(node, Path):
+        return str(node)
+    if isinstance(node, list | tuple):
+        return [_placeless(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    found = {
+        key if isinstance(key, str) else f"<{type(key).__name__}> {key}": _placeless(value)
+        for key, value in node.items()
+    }
+    target = found.get("_target_")
+    if isinstance(target, str) and target.startswith(_OWN):
+        found["_target_"] = target.rpartition(".")[2]
+    return found
 
 
 def sha256(config: "Config", on: Kind) -> str:
@@ -163,7 +171,7 @@ def _code(config: "Config") -> str:
 
 @cache
 def _package() -> str:
-    root, digest = Path(__file__).parent, hashlib.sha256()
+    root, digest = Path(fedmed.__file__).parent, hashlib.sha256()
     found = [
         Path(folder, name)
         for folder, _, names in os.walk(root, followlinks=True)
