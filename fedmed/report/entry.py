@@ -14,7 +14,7 @@ import yaml
 from fedmed.config import NOT_IDENTITY
 from fedmed.core.errors import ConfigError, DataError, FedmedError
 from fedmed.report import curves
-from fedmed.report.table import HASHES
+from fedmed.report.cells import HASHES
 from fedmed.runs.cost import to_reach
 from fedmed.runs.directory import RunDirectory
 from fedmed.runs.run import FINISHED, Run

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from fedmed.core import jsontext
 from fedmed.evaluation.comparison import standard_error
+from fedmed.report.cells import Cell, fill, unlike_means
 from fedmed.report.entry import Facets, details, entry, facets, partition, synthetic
-from fedmed.report.table import Cell, Settings, fill, unlike_means
 from fedmed.runs.run import FAILED, FINISHED, Run
 from fedmed.runs.scrub import scrub_text
 from fedmed.sweep.grid import GRIDS, Grid
@@ -77,7 +77,7 @@ def _conditions(runs: Sequence[Run], told: dict[str, Facets]) -> list[dict[str, 
 
 def _condition(runs: list[Run], mine: Facets, seeds: dict[str, set[int]]) -> dict[str, Any]:
     cell = Cell({}, {}, sorted(runs, key=lambda r: r.seed), sorted(seeds[mine["experiment"]]))
-    fill(cell, Settings(rows=[], value=VALUES))
+    fill(cell, VALUES, "last")
     done = cell.finished
     gaps = [run.summary["test"]["subgroups"]["gap"] for run in done]
     audits = [run.audit["epsilon"] for run in done if "epsilon" in run.audit]

@@ -13,7 +13,7 @@ from fedmed import config as cfg
 from fedmed.config.paper import Expected, Ordering, Paper, Where
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.evaluation.comparison import standard_error
-from fedmed.report.table import label_of, matching, text_of
+from fedmed.report.cells import label_of, matching, text_of
 from fedmed.report.trivial import BY_SITE, ONE, trivial
 from fedmed.runs.run import FINISHED, Run
 from fedmed.runs.selection import SAID, round_of, value_of
