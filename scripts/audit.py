@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fedmed.audit import report
+from fedmed.audit import findings, perform, report
 from fedmed.audit.finished import Finished
 from fedmed.audit.membership import FPRS
 from fedmed.core.errors import FedmedError
@@ -45,20 +45,20 @@ def main() -> None:
         print(f"fedmed: {error}", file=sys.stderr)
         sys.exit(2)
     _show(found)
-    sys.exit(1 if report.refuted(found) else 0)
+    sys.exit(1 if findings.refuted(found) else 0)
 
 
-def _audit(folder: Path, shadows: Sequence[Path], confidence: float) -> report.Audit:
+def _audit(folder: Path, shadows: Sequence[Path], confidence: float) -> findings.Audit:
     run = Finished.open(folder)
     others = [p for p in shadows if p.is_dir() and p.resolve() != folder.resolve()]
-    found = report.audit(run, [Finished.open(path) for path in others], confidence)
+    found = perform.audit(run, [Finished.open(path) for path in others], confidence)
     picture = report.write(found, folder)
     with Tracker(run.config, folder, run.summary["run_id"]) as tracker:
         tracker.log_audit(report.metrics(found), picture)
     return found
 
 
-def _show(found: report.Audit) -> None:
+def _show(found: findings.Audit) -> None:
     console.print(report.statement(found), soft_wrap=True)
     bounds = Table("access", "one run", "f-DP", "independent", "ceiling", box=None, pad_edge=False)
     for access, b in found.bounds.items():

@@ -19,7 +19,7 @@ from scipy.stats import binom, nct, t
 
 from fedmed import config as cfg
 from fedmed import models, partition
-from fedmed.audit import canaries, membership, one_run, report
+from fedmed.audit import canaries, findings, membership, one_run, perform, report
 from fedmed.audit.finished import Finished
 from fedmed.core.errors import ConfigError, DataError
 from fedmed.datasets.phantom import Phantom
@@ -229,34 +229,34 @@ def test_canaries_that_were_not_tossed_prove_nothing(members: np.ndarray) -> Non
         one_run.audit(np.arange(40.0), members, 1e-5)
 
 
-def found_with(claimed: dict[str, Any], *epsilons: float) -> report.Audit:
+def found_with(claimed: dict[str, Any], *epsilons: float) -> findings.Audit:
     """Return an audit with one-run bounds of that size."""
     bounds = {
         str(k): one_run.Bound(e, e, e, 1e-5, 0.95, 100, one_run.Guesses(2, 1, 2), 9.0)
         for k, e in enumerate(epsilons)
     }
-    return report.Audit(claimed, bounds, {}, {}, {}, ())
+    return findings.Audit(claimed, bounds, {}, {}, {}, ())
 
 
 def test_a_clients_claim_is_held_against_which_data_it_has() -> None:
     """A patient out changes the update within its clipping norm: twice as far as none at all."""
     data = [{"of": "which data a client has", "epsilon": 3.0}]
     claim = {"unit": "client", "epsilon": 1.0, "delta": 1e-5, "neighbouring": "zero-out-one"}
-    assert not report.refuted(found_with(claim | {"implied": data}, 2.0))
-    assert report.refuted(found_with(claim | {"implied": data}, 3.1))
+    assert not findings.refuted(found_with(claim | {"implied": data}, 2.0))
+    assert findings.refuted(found_with(claim | {"implied": data}, 3.1))
     assert "3.00 of which data" in report.statement(found_with(claim | {"implied": data}, 2.0))
-    assert report.refuted(found_with(claim | {"neighbouring": "replace-one", "implied": []}, 2.0))
+    assert findings.refuted(found_with(claim | {"neighbouring": "replace-one", "implied": []}, 2.0))
     patient = claim | {"unit": "patient", "implied": []}
-    assert report.refuted(found_with(patient, 0.2, 1.1))
-    assert not report.refuted(found_with(patient, 0.9))
+    assert findings.refuted(found_with(patient, 0.2, 1.1))
+    assert not findings.refuted(found_with(patient, 0.9))
 
 
 def test_two_accesses_share_the_error_probability(ran: Callable[..., Path]) -> None:
     """Bonferroni: that any of two bounds lies above the truth is as unlikely as that one does."""
     both = [*SMALL, *TIGHT, "dataset.flipped=0.5", "dataset.marked=100", "privacy.epsilon=4"]
     run = Finished.open(ran("run", *both))
-    found = report.audit(run)
-    assert set(found.bounds) == {report.UPDATES, report.BLACK_BOX}
+    found = perform.audit(run)
+    assert set(found.bounds) == {findings.UPDATES, findings.BLACK_BOX}
     for access, bound in found.bounds.items():
         assert bound.confidence == pytest.approx(0.975)
         scored = found.canaries[access]
@@ -274,15 +274,15 @@ def test_audit_has_teeth(
     if not noisy:
         monkeypatch.setattr(noise.Seeded, "normal", lambda self, n: torch.zeros(n))
     run = Finished.open(ran("run", *SMALL, *TIGHT, f"privacy.epsilon={epsilon}"))
-    found = report.audit(run)
+    found = perform.audit(run)
     assert found.claimed["unit"] == "patient"
     assert found.claimed["epsilon"] == pytest.approx(epsilon, rel=0.01)
-    bound = found.bounds[report.UPDATES]
-    assert report.refuted(found) == (not noisy)
+    bound = found.bounds[findings.UPDATES]
+    assert findings.refuted(found) == (not noisy)
     assert ("REFUTED" in report.statement(found)) == (not noisy)
     if noisy:
-        sure = report.audit(run, confidence=0.999).bounds[
-            report.UPDATES
+        sure = perform.audit(run, confidence=0.999).bounds[
+            findings.UPDATES
         ]  # 95 % may be above, once in 20
         assert max(sure.epsilon, sure.gaussian, sure.independent) <= epsilon
         assert bound.independent > 0.4 * epsilon or epsilon == 1
@@ -293,9 +293,9 @@ def test_audit_has_teeth(
 def test_an_images_epsilon_is_not_its_patients(ran: Callable[..., Path]) -> None:
     """Eight images a patient, each clipped for itself: the patient's ε is beyond the image's."""
     image = ("privacy.unit=image", "privacy.epsilon=1", "dataset.images=8", "dataset.marked=300")
-    found = report.audit(Finished.open(ran("run", *SMALL, *TIGHT, *image)))
+    found = perform.audit(Finished.open(ran("run", *SMALL, *TIGHT, *image)))
     assert found.claimed["unit"] == "image"
-    assert found.bounds[report.UPDATES].epsilon > 1
+    assert found.bounds[findings.UPDATES].epsilon > 1
     assert "less than an image's" in report.statement(found)
 
 
@@ -323,14 +323,16 @@ def test_script_audits_a_run_and_its_shadows(
     assert code == 0
     assert "no ε claimed / audited ε ≥" in out
     written = json.loads((runs[0] / "audit.json").read_text())
-    assert set(written["membership"]) == {report.LOSS, report.LIRA, report.LIRA_FIXED}
-    assert written["one_run"][report.BLACK_BOX]["canaries"] == len(Finished.open(runs[0]).tossed())
+    assert set(written["membership"]) == {perform.LOSS, perform.LIRA, perform.LIRA_FIXED}
+    assert written["one_run"][findings.BLACK_BOX]["canaries"] == len(
+        Finished.open(runs[0]).tossed()
+    )
     assert (runs[0] / "audit.png").stat().st_size > 10_000
     audited = summary(runs[0])["privacy"]["audited"]
     assert audited["refuted"] is False
     strict, gaussian, independent = audited["bounds"]
-    assert {b["access"] for b in audited["bounds"]} == {report.BLACK_BOX}
-    assert strict["epsilon"] == written["one_run"][report.BLACK_BOX]["epsilon"]
+    assert {b["access"] for b in audited["bounds"]} == {findings.BLACK_BOX}
+    assert strict["epsilon"] == written["one_run"][findings.BLACK_BOX]["epsilon"]
     assert strict["rests_on"] == "nothing else"
     assert (gaussian["method"], independent["method"]) == ("f-DP", "independent")
     again = launch(*lira, "partition.toss=0", folder=runs[0])  # recognised: the audit stays
