@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 import fedmed
+import fedmed.datasets.phantom
 from fedmed.config import Component, Config, compose, identity
-from fedmed.core.errors import FedmedError
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.data.table import Dataset
 from fedmed.federation.checkpoint import Checkpoint
 from fedmed.partition.rule import Partition
@@ -119,6 +121,18 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     """Return all that a run directory holds but its log."""
     files = [p for p in folder.rglob("*") if p.is_file() and p.name != "run.log"]
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_a_component_that_is_called_as_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of one's own datasets/mine.py: a finished run of the other would answer for it."""
+    mine = types.ModuleType("fedmed.datasets.mine")
+    mine.Phantom = type("Phantom", (fedmed.datasets.phantom.Phantom,), {})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, mine.__name__, mine)
+    monkeypatch.setattr(fedmed.datasets, "mine", mine, raising=False)
+    with pytest.raises(ConfigError, match=r"fedmed\.datasets\.mine\.Phantom has the name of"):
+        compose([*TINY, f"dataset._target_={mine.__name__}.Phantom"])
+    same = compose([*TINY, "partition._target_=fedmed.partition.skews.Dirichlet"])
+    assert same.sha256 == compose(TINY).sha256
 
 
 @pytest.mark.parametrize("finished", [True, False])

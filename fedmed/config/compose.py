@@ -1,6 +1,8 @@
 """The configuration composed by Hydra, checked, and refused in one line when it is wrong."""
 
+import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,11 +10,12 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from fedmed.config import components, effects
+from fedmed.config import components, effects, identity
 from fedmed.config.messages import explain, first_line, problems
 from fedmed.config.schema import DPSGD, Component, Config, Local, Model, NoPrivacy
 from fedmed.core.errors import ConfigError
@@ -54,6 +57,7 @@ def parse(config: DictConfig, build: bool = True) -> Config:
     effects.check(parsed, raw)
     for path, component in _components(parsed):
         components.check(path, component.target, component.arguments, raw)
+        _check_name(path, component.target)
         if build and path in _QUICK:  # to build, which checks more than types
             built = _check_build(path, component)
             if path == "strategy.server":
@@ -124,6 +128,27 @@ def _within(path: str, node: Any) -> Iterator[tuple[str, Component]]:
         yield from _within(f"{path}.{key}", value)
         if isinstance(value, dict) and "_target_" in value:
             yield f"{path}.{key}", Component.model_validate(value)
+
+
+def _check_name(path: str, target: str) -> None:
+    """Refuse a component of fedmed's that is called as another is: a run is known by the name."""
+    if target.startswith(identity.OWN):
+        for other in _committed().get(target.rpartition(".")[2], set()) - {target}:
+            if get_object(other) is not get_object(target):
+                raise ConfigError(
+                    f"{path}._target_: {target} has the name of {other}, and a run is known by the "
+                    "name: rename it"
+                )
+
+
+@cache
+def _committed() -> dict[str, set[str]]:
+    """Return the import paths of fedmed's components in ``conf/``, by name."""
+    found: dict[str, set[str]] = {}
+    for file in CONF.rglob("*.yaml"):
+        for target in re.findall(r"_target_: *(fedmed\.[\w.]+)", file.read_text(encoding="utf-8")):
+            found.setdefault(target.rpartition(".")[2], set()).add(target)
+    return found
 
 
 def _check_weights(model: Model) -> None:

@@ -36,7 +36,7 @@ LIMITS = (
 )
 #: Of what the code makes of a configuration: counted up when the same one gives another result.
 SEMANTICS = 1
-_OWN = "fedmed."
+OWN = "fedmed."  # what import paths of its own begin with
 _VECTORS = ("avx", "amx", "fma", "sse4", "asimd", "sve")
 
 
@@ -71,7 +71,7 @@ def _placeless(node: Any) -> Any:
         for key, value in node.items()
     }
     target = found.get("_target_")
-    if isinstance(target, str) and target.startswith(_OWN):
+    if isinstance(target, str) and target.startswith(OWN):
         found["_target_"] = target.rpartition(".")[2]
     return found
 
