@@ -31,6 +31,7 @@ from fedmed.evaluation.ranked import BINS, METRICS
 
 ALIKE, SHOWN = 0.5, 0.7
 COUNTS = (10, 15, 30, 100)  # expected positive patients, of 400
+MEANS = ((4, 5, 8), (10, 100), (12, 12, 20, 60), (11, 11, 11, 200), (30,) * 6)  # findings of one
 SHIFTS = {0.64: 0.5, 0.8: 1.2, 0.95: 2.3}  # the distance of the classes, by AUROC
 OFF = (0.0, 0.03, 0.1)  # added to calibrated probabilities
 REPLICATES = 300
@@ -180,8 +181,8 @@ def report(datasets: int) -> Iterator[str]:
             yield _line(
                 f"{auroc:g}", f"{positives} ({rows['given'].iloc[0]:.0%} given)", rows, names
             )
-        for each in ((4, 5, 8), (12, 12, 20, 60), (30,) * 6):
-            rows = coverage(World(400, each, shift), datasets // 2)
+        for each in MEANS:
+            rows = coverage(World(400, each, shift), datasets)
             yield _line(f"{auroc:g}", f"macro of {', '.join(map(str, each))}", rows, names)
     yield ""
     yield "| calibration error | positives | median-unbiased | the plain ECE | covered | width |"

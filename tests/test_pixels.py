@@ -24,6 +24,7 @@ from dicom_files import (
 )
 from PIL import Image
 from pydicom import Dataset, dcmread, uid
+from pydicom.encaps import encapsulate, get_frame
 
 from fedmed.core.errors import UnreadableImage
 from fedmed.data import pixels
@@ -267,6 +268,30 @@ def test_streams_that_lie_about_their_size_are_not_decoded(tmp_path: Path) -> No
         data.save_as(tmp_path / "b.dcm")
         with pytest.raises(UnreadableImage, match="another size"):
             pixels.read(tmp_path / "b.dcm")
+
+
+CUTS: dict[str, Callable[[bytes], bytes]] = {
+    "half": lambda stream: stream[: len(stream) // 2],
+    "most": lambda stream: stream[: len(stream) * 9 // 10],
+    "ended before": lambda stream: stream[: len(stream) // 2] + b"\xff\xd9" + stream[-100:],
+}
+
+
+@needs_dcmtk
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("encoding", [kind for kind in ENCODINGS if "JPEG" in kind])
+def test_a_stream_that_is_cut_off_is_no_half_grey_picture(
+    encoding: str, cut: str, tmp_path: Path
+) -> None:
+    bits, encode = ENCODINGS[encoding]
+    encode(scan(tmp_path / "source.dcm", phantom(bits), bits), tmp_path / "a.dcm")
+    data = dcmread(tmp_path / "a.dcm")
+    stream = get_frame(data.PixelData, 0, number_of_frames=1)
+    pixels.read(tmp_path / "a.dcm")
+    data.PixelData = encapsulate([CUTS[cut](stream)])
+    data.save_as(tmp_path / "b.dcm")
+    with pytest.raises(UnreadableImage, match=r"cut off|damaged"):
+        pixels.read(tmp_path / "b.dcm")
 
 
 def test_deflated_files_are_not_inflated() -> None:

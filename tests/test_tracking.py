@@ -224,6 +224,7 @@ def test_offline_no_host_is_looked_up(
     trace = tmp_path / "trace"
     watched = ("strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(trace))
     finished(tracked("offline", *watched), tmp_path / "run")
-    lines = [line for line in trace.read_text().splitlines() if "AF_INET" in line]
-    assert [line for line in lines if "127.0.0.1" not in line] == []
-    assert [line for line in lines if "htons(53)" in line] == []
+    seen = [line for line in trace.read_text().splitlines() if "connect(" in line]
+    assert seen  # wandb talks to its own service, so the watch is awake
+    lines = [line for line in seen if "AF_INET" in line]
+    assert [line for line in lines if "127.0.0.1" not in line or "htons(53)" in line] == []

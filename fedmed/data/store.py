@@ -41,10 +41,10 @@ __all__ = [
 
 #: What turns files into pixels, beside the code here: another version may round otherwise.
 DECODERS = (
+    "imagecodecs",
     "pillow",
     "pydicom",
     "pylibjpeg",
-    "pylibjpeg-libjpeg",
     "pylibjpeg-openjpeg",
     "pylibjpeg-rle",
 )

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from fedmed.core.seeding import generator
 from fedmed.evaluation.intervals import (
+    BIASED,
     LEAST,
     LEVEL,
     SHARE_OF_PATIENTS,
     UNKNOWN,
     Interval,
     calibration,
-    effective_patients,
     proportion,
+    variance_of_mean,
 )
 from fedmed.evaluation.predictions import Predictions
 from fedmed.evaluation.ranked import BINS, METRICS, Ranked, Values, Weights
@@ -154,19 +155,18 @@ def interval_of(runs: Sequence[Scored], metric: str, finding: str | None = None)
     each = np.mean([run.replicates[name][which] for run in runs], axis=0)
     if each.shape[1] < 2 or each.size == 0 or np.isnan(each).any(axis=0).mean() > ENOUGH:
         return UNKNOWN
-    variances = np.nanvar(each, axis=1, ddof=1)
-    patients = effective_patients(variances.tolist(), rarer.tolist())
+    if rarer.min() < 2:
+        return UNKNOWN
+    variance, patients = variance_of_mean(each, rarer, name)
     if patients < LEAST:
         return UNKNOWN
     if name == "ece":
         low, _, high = _calibration(runs, finding)
         return low, high
-    share = SHARE_OF_PATIENTS.get(metric, 1.0)
     value = float(np.mean([run.value(metric, finding) for run in runs]))
-    variance = float(np.nanvar(each.mean(axis=0), ddof=1))
-    if variance > 0:  # replicates of m patients vary by (m - 1) / m of what they should
-        variance *= variances @ (rarer / (rarer - 1)) / variances.sum()
-    return proportion(value, variance, 1 + (patients - 1) * share)
+    if metric in BIASED:
+        value = min(max(2 * value - float(np.nanmean(each)), 0), 1)
+    return proportion(value, variance, 1 + (patients - 1) * SHARE_OF_PATIENTS.get(metric, 1.0))
 
 
 def _calibration(runs: Sequence[Scored], finding: str | None) -> tuple[float, float, float]:

@@ -6,6 +6,7 @@ gives no interval below :data:`LEAST` patients of either class.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,10 @@ LEAST = 10  # patients with a finding, and without it
 #: Of the rarer class's patients, what an AUROC's variance is known by: few of the placements, those
 #: of the hard cases, make most of it.
 SHARE_OF_PATIENTS = {"auroc": 0.5}
+#: What is scored over all images, so that a rare finding's is known as well as a common one's.
+OVER_ALL_IMAGES = ("accuracy", "brier", "ece")
+#: Too large where positives are few; as much more in a replicate, in which they are fewer still.
+BIASED = ("auprc",)
 UNKNOWN = (float("nan"), float("nan"))
 #: Calibration's quantiles: its curve is guessed, so that 0.975 is needed to cover 0.95.
 _CALIBRATION_LEVEL = 0.975
@@ -69,6 +74,32 @@ def effective_patients(variances: Sequence[float], patients: Sequence[float]) ->
     if not each.any() or (freedom <= 0).any():
         return float(min(patients))
     return float(1 + each.sum() ** 2 / (each**2 / freedom).sum())
+
+
+def variance_of_mean(
+    drawn: NDArray[np.float64], patients: NDArray[Any], metric: str
+) -> tuple[float, float]:
+    """Return the variance of a mean over findings, and from how many patients that is known.
+
+    Replicates of m patients vary by (m - 1) / m of what they should. And where a rare finding's few
+    patients happen to be the easy ones, its replicates hardly vary at all: none is taken to vary
+    less, patient for patient, than the findings do on average.
+
+    Args:
+        drawn: the metric in each replicate, findings × replicates.
+        patients: of each finding's rarer class, at least 2.
+        metric: its name; what is scored over all images is not thus raised.
+    """
+    seen = np.nanvar(drawn, axis=1, ddof=1)
+    unbiased = seen * patients / (patients - 1)
+    raised = unbiased
+    if metric not in OVER_ALL_IMAGES:
+        raised = np.maximum(unbiased, (unbiased * patients).mean() / patients)
+    variance = float(np.nanvar(drawn.mean(axis=0), ddof=1))
+    if variance > 0:
+        variance *= unbiased.sum() / seen.sum()
+    variance += (raised - unbiased).sum() / len(patients) ** 2
+    return variance, effective_patients(raised.tolist(), patients.tolist())
 
 
 def calibration(

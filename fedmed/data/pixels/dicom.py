@@ -1,8 +1,9 @@
 """DICOM files: radiographs of one frame, grey, in any transfer syntax that is still written.
 
-Decoded by pydicom with the pylibjpeg family, whatever else is installed; ``shown`` makes a picture
-of what is stored. Only pixels leave this room, and the few attributes that a table needs: pydicom's
-errors and warnings quote the header, which names people, and so none of them is passed on.
+Decoded by libjpeg-turbo (JPEG of 8 or 12 bits, or lossless), CharLS (JPEG-LS) and, through pydicom,
+OpenJPEG (JPEG 2000), whatever else is installed; ``shown`` makes a picture of what is stored. Only
+pixels leave this room, and the few attributes that a table needs: pydicom's errors and warnings
+quote the header, which names people, and so none of them is passed on.
 """
 
 import logging
@@ -15,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
@@ -27,11 +29,13 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
     RLELossless,
 )
 
 from fedmed.core.errors import UnreadableImage
-from fedmed.data.pixels import shown, window
+from fedmed.data.pixels import jpeg, shown, window
 
 SUFFIXES = (".dcm", ".dicom")
 DEFLATED = DeflatedExplicitVRLittleEndian.encode()
@@ -40,8 +44,6 @@ VIEW_POSITION = 0x00185101
 FILE_BYTES = 4 * window.LARGEST
 VIEWS = {"PA": "PA", "AP": "AP", "LL": "LATERAL", "RL": "LATERAL", "LATERAL": "LATERAL"}
 YEARS = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
-FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF markers, and JPEG-LS's
-LONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 Patterns = NDArray[np.unsignedinteger[Any]]
 
 
@@ -167,15 +169,22 @@ def _checked(header: Dataset) -> tuple[int, int]:
 
 def _patterns(header: Dataset, rows: int, columns: int) -> Patterns:
     """Return the bits of each pixel's cell, rows×columns, as they are stored."""
-    syntax = _syntax(header)
+    syntax, stream = _syntax(header), b""
     if syntax.is_encapsulated:
-        size = _stream_size(get_frame(header.PixelData, 0, number_of_frames=1))
-        if size not in (None, (rows, columns)):
+        stream = get_frame(header.PixelData, 0, number_of_frames=1)
+        if _stream_size(stream) not in (None, (rows, columns)):
             raise UnreadableImage("its compressed image is of another size than its header says")
-    plugin = "pylibjpeg" if syntax.is_encapsulated else ""
-    options: Any = {"correct_unused_bits": False}  # ``shown`` does so for each pattern once
-    header.file_meta.TransferSyntaxUID = syntax
-    cells, _ = get_decoder(syntax).as_array(header, decoding_plugin=plugin, **options)
+    cells: NDArray[Any]
+    if syntax in JPEGTransferSyntaxes:
+        jpeg.check_complete(stream)
+        cells = imagecodecs.jpeg8_decode(stream)
+    elif syntax in JPEGLSTransferSyntaxes:
+        cells = imagecodecs.jpegls_decode(stream)
+    else:
+        plugin = "pylibjpeg" if syntax.is_encapsulated else ""
+        options: Any = {"correct_unused_bits": False}  # ``shown`` does so for each pattern once
+        header.file_meta.TransferSyntaxUID = syntax
+        cells, _ = get_decoder(syntax).as_array(header, decoding_plugin=plugin, **options)
     if cells.shape != (rows, columns) or cells.dtype.kind not in "iu":
         raise UnreadableImage("its pixel data is not what its header says")
     if 8 * cells.itemsize > header.BitsAllocated:
@@ -199,16 +208,10 @@ def _stream_size(stream: bytes) -> tuple[int, int] | None:
 
     A decoder makes room for as many before it meets the first pixel.
     """
-    if not stream.startswith(b"\xff\xd8"):
-        start = stream.find(b"\xff\x4f\xff\x51")  # JPEG 2000's SOC and SIZ, boxed or not
-        if start < 0:
-            return None
-        width, height, left, top = struct.unpack_from(">4I", stream, start + 8)
-        return height - top, width - left
-    at = 2
-    while True:
-        marker, length = struct.unpack_from(">xBH", stream, at)
-        if marker in FRAME_HEADERS:
-            height, width = struct.unpack_from(">HH", stream, at + 5)
-            return height, width
-        at += 1 if marker == 0xFF else 2 if marker in LONE else 2 + length
+    if stream.startswith(jpeg.START):
+        return jpeg.size(stream)
+    start = stream.find(b"\xff\x4f\xff\x51")  # JPEG 2000's SOC and SIZ, boxed or not
+    if start < 0:
+        return None
+    width, height, left, top = struct.unpack_from(">4I", stream, start + 8)
+    return height - top, width - left

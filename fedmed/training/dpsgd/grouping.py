@@ -24,11 +24,10 @@ def squared_norms(rows: Tensor) -> Tensor:
     Block by block: a sum of millions of squares in single precision stops growing.
     """
     whole = rows.shape[1] // BLOCK * BLOCK
-    parts = [rows[:, None, whole:]]
+    total: Tensor = torch.linalg.vector_norm(rows[:, whole:], dim=1).double().square()
     if whole:
-        parts.append(rows[:, :whole].unfold(1, BLOCK, BLOCK))
-    sums = [torch.linalg.vector_norm(p, dim=2).double().square().sum(dim=1) for p in parts]
-    total: Tensor = torch.stack(sums).sum(dim=0)
+        blocks = rows[:, :whole].unfold(1, BLOCK, BLOCK)
+        total += torch.linalg.vector_norm(blocks, dim=2).double().square().sum(dim=1)
     return total
 
 
