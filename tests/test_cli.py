@@ -55,8 +55,9 @@ def fedmed(tmp_path: Path, store: Path) -> Command:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two runs, which differ by their seed."""
     folder = tmp_path_factory.mktemp("runs")
+    small = [*TINY, "dataset.targets=[Cardiomegaly,Effusion]", "rounds=1"]
     for seed in (0, 1):
-        swept(folder, *TINY, "rounds=1", "model.network.block_config=[1]", f"seed={seed}")
+        swept(folder, *small, "model.network.block_config=[1]", f"seed={seed}")
     return folder / "runs"
 
 
@@ -194,7 +195,7 @@ def test_run(fedmed: Command, tmp_path: Path) -> None:
 
 def test_commands_about_runs(runs: Path, fedmed: Command, tmp_path: Path) -> None:
     asked: dict[str, list[Any]] = {
-        "| all | 0.": ["table", runs],
+        "| fedavg | 0.": ["table", runs, "--rows", "strategy"],
         "wrote report.html: 2 runs": ["report", runs],
         "AUC": ["audit", next(runs.iterdir())],
         "label_counts.csv": ["release", next(runs.iterdir()), "--seed", "1"],
