@@ -68,9 +68,12 @@ def near(key: str, raw: Mapping[str, Any]) -> str:
         alike.
     """
     known = [name for name in _dotted(raw) if not f"{key}.".startswith(f"{name}.")]
+    leaves: dict[str, list[str]] = {}
+    for name in known:
+        leaves.setdefault(name.rpartition(".")[2], []).append(name)
     leaf = key.rpartition(".")[2]
-    named = [name for name in known if name.rpartition(".")[2] == leaf]
-    meant = named[:NEAR] or get_close_matches(key, known, 1, ALIKE)
+    alike = [leaf] if leaf in leaves else get_close_matches(leaf, leaves, 1, ALIKE)
+    meant = leaves[alike[0]][:NEAR] if alike else []
     return f"did you mean {' or '.join(meant)}?" if meant else ""
 
 
