@@ -186,8 +186,10 @@ def test_run(fedmed: Command, tmp_path: Path) -> None:
     done = fedmed("run", *small)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here" / "summary.json").exists()
-    again = call(sys.executable, "-m", "fedmed.run", *small, folder=tmp_path)
+    again = call(sys.executable, "-m", "fedmed.run", *small, "name=other", folder=tmp_path)
     assert "here is finished; force=true runs it again" in again.stdout
+    idle = "tracking.mode=disabled runner.workers=0 name=other"
+    assert f"not looked at, since they decide no result: {idle}" in again.stdout.replace("\n", " ")
     refused = fedmed("run", "client.lr=-1")
     assert refused.stderr == "fedmed: client.lr: input should be greater than 0, got -1\n"
     assert refused.returncode == 2

@@ -158,18 +158,19 @@ def _check_files(config: Config) -> None:
     if weights is not None and not weights.is_file():
         raise ConfigError(f"model.weights: there is no file {weights}")
     for path, component in _components(config):
-        root = component.arguments.get("root")
-        if component.target.startswith(identity.OWN) and isinstance(root, str):
-            if not Path(root).expanduser().is_dir():
-                raise ConfigError(f"{path}.root: there is no folder {root}")
+        root = (
+            component.arguments.get("root") if component.target.startswith(identity.OWN) else None
+        )
+        if isinstance(root, str) and not Path(root).expanduser().is_dir():
+            raise ConfigError(f"{path}.root: there is no folder {root}")
 
 
 def _check_weights(model: Model) -> None:
     if model.weights is not None and model.weights.suffix != ".safetensors":
         target = model.weights.with_suffix(".safetensors")
         raise ConfigError(
-            f"model.weights: {model.weights} is not a .safetensors file; other formats can run code "
-            'when read, so convert it first: python -c "import torch, safetensors.torch as s; '
+            f"model.weights: {model.weights} is not a .safetensors file; other formats can run "
+            'code when read, so convert it first: python -c "import torch, safetensors.torch as s; '
             f"s.save_file(torch.load('{model.weights}', weights_only=True), '{target}')\""
         )
 
