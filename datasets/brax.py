@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from fedmed.data.chexpert_labels import FINDINGS, LABELS, CheXpertLabelled
+from fedmed.data.card import Card
+from fedmed.data.chexpert_labels import LABELS, CheXpertLabelled
 from fedmed.data.label_files import LabelFile
-from fedmed.data.table import Card, split_by_patient
+from fedmed.data.table import split_by_patient
 from fedmed.data.views import keep
 
 LABEL_FILE = "master_spreadsheet_update.csv"
@@ -36,19 +37,7 @@ class BRAX(CheXpertLabelled):
     Ages are in groups of five years, the last of 85 and more. A fifth of the patients test.
     """
 
-    card = Card(
-        title="BRAX",
-        findings=FINDINGS,
-        images=40_967,
-        patients=19_351,
-        licence="PhysioNet Credentialed Health Data License 1.5.0",
-        citation="Reis et al., BRAX, Scientific Data 9:487, 2022, doi:10.1038/s41597-022-01608-8",
-        homepage="https://physionet.org/content/brax/",
-        how_to_get="as a credentialed user of PhysioNet, sign the agreement and download "
-        f"{LABEL_FILE} and images/",
-        caveat="labels were mined from reports in Portuguese; a quarter of the images have no "
-        "view and are kept by dataset.views=null alone",
-    )
+    card = Card.load("brax")
 
     def table(self) -> pd.DataFrame:
         """Return one row an image of the spreadsheet, in its order, without strips."""

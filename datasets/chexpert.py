@@ -16,10 +16,11 @@ import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
 from fedmed.core.errors import DataError
-from fedmed.data.chexpert_labels import FINDINGS, LABELS, Blank, CheXpertLabelled, Uncertain
+from fedmed.data.card import Card
+from fedmed.data.chexpert_labels import LABELS, Blank, CheXpertLabelled, Uncertain
 from fedmed.data.image_files import below
 from fedmed.data.label_files import LabelFile
-from fedmed.data.table import NO_FINDING, Aspect, Card, split_by_patient
+from fedmed.data.table import NO_FINDING, Aspect, split_by_patient
 from fedmed.data.views import Views, keep
 
 FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0")
@@ -49,20 +50,7 @@ class CheXpert(CheXpertLabelled):
             ``patients``: train.csv alone, a fifth of its patients to test.
     """
 
-    card = Card(
-        title="CheXpert",
-        findings=FINDINGS,
-        images=224_316,
-        patients=65_240,
-        licence="Stanford University Dataset Research Use Agreement: no commercial use, not to "
-        "be passed on",
-        citation="Irvin et al., CheXpert, AAAI 2019, doi:10.1609/aaai.v33i01.3301590",
-        homepage="https://stanfordmlgroup.github.io/competitions/chexpert/",
-        how_to_get="register at the home page and unpack CheXpert-v1.0-small.zip (11 GB) or "
-        "CheXpert-v1.0.zip (439 GB)",
-        caveat="train.csv was labelled from reports by rules, valid.csv and test.csv by "
-        "radiologists who saw the images",
-    )
+    card = Card.load("chexpert")
 
     def __init__(
         self,

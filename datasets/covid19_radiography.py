@@ -13,8 +13,9 @@ import pandas as pd
 from pydantic import Field
 
 from fedmed.core.seeding import generator
+from fedmed.data.card import Card
 from fedmed.data.image_files import ImageFiles, images_in
-from fedmed.data.table import NO_FINDING, Aspect, Card, split_by_patient
+from fedmed.data.table import NO_FINDING, Aspect, split_by_patient
 
 FOLDER = "COVID-19_Radiography_Dataset"
 Class = Literal["COVID", "Lung_Opacity", "Normal", "Viral Pneumonia"]
@@ -37,21 +38,7 @@ class COVID19Radiography(ImageFiles):
         normals: how many normal images are taken at most for each of COVID-19; None for all.
     """
 
-    card = Card(
-        title="COVID-19 Radiography Database",
-        findings=tuple(CLASSES.values()),
-        images=21_165,
-        patients=None,
-        licence="the terms of its sources; the images are their authors'",
-        citation="Chowdhury et al., IEEE Access 8, 2020, doi:10.1109/ACCESS.2020.3010287; Rahman "
-        "et al., Comput. Biol. Med. 132, 2021, doi:10.1016/j.compbiomed.2021.104319",
-        homepage="https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database",
-        how_to_get="download and unpack the archive of the home page",
-        caveat="each class comes from other sources (children among them), so that a network may "
-        "tell the source from the image instead of the disease; no patient ids: each image is "
-        "taken for a patient",
-        overlaps=("rsna", "nih", "siim", "chestmnist", "kermany", "pneumoniamnist", "padchest"),
-    )
+    card = Card.load("covid19_radiography")
 
     def __init__(
         self,

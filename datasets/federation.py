@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fedmed.core.errors import ConfigError
 from fedmed.core.spelling import key
-from fedmed.data.table import ATTRIBUTES, COLUMNS, Aspect, Card, Dataset, Hidden, Origin, validate
+from fedmed.data.card import Card
+from fedmed.data.table import ATTRIBUTES, COLUMNS, Aspect, Dataset, Hidden, Origin, validate
 
 
 class Federation(Dataset):

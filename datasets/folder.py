@@ -9,11 +9,12 @@ import pandas as pd
 
 from fedmed.core.errors import ConfigError
 from fedmed.core.spelling import clean
+from fedmed.data.card import Card
 from fedmed.data.dicom_metadata import COLUMNS as HEADERS
 from fedmed.data.dicom_metadata import headers
 from fedmed.data.image_files import NamedFiles
-from fedmed.data.label_files import LabelFile
-from fedmed.data.table import COLUMNS, VALUES, Aspect, Card, split_by_patient
+from fedmed.data.label_files import LabelFile, check_header
+from fedmed.data.table import COLUMNS, VALUES, Aspect, split_by_patient
 
 #: What needs no telling in a column of a finding.
 KNOWN = {"0": 0, "0.0": 0, "no": 0, "false": 0, "1": 1, "1.0": 1, "yes": 1, "true": 1}
@@ -75,6 +76,7 @@ class Folder(NamedFiles):
             how_to_get="it is your own",
         )
         super().__init__(targets, size, root, aspect)
+        check_header(self.root / table, [*self.columns.values(), *self.findings.values()])
 
     def table(self) -> pd.DataFrame:
         """Return one row a row of the spreadsheet, in its order."""

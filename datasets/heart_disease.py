@@ -22,7 +22,8 @@ from sklearn.model_selection import train_test_split
 
 from fedmed.core.errors import DataError
 from fedmed.data import spreadsheet
-from fedmed.data.table import Card, Dataset
+from fedmed.data.card import Card
+from fedmed.data.table import Dataset
 
 CENTRES = ("cleveland", "hungarian", "switzerland", "va")
 COLUMNS = (
@@ -65,19 +66,7 @@ class HeartDisease(Dataset):
         features: how many a row has.
     """
 
-    card = Card(
-        title="Heart Disease",
-        findings=(FINDING,),
-        images=740,
-        patients=740,
-        licence="CC BY 4.0",
-        citation="Janosi, Steinbrunn, Pfisterer, Detrano, UCI 1989, doi:10.24432/C52P4X; split "
-        "and features: du Terrail et al., FLamby, NeurIPS 2022",
-        homepage="https://archive.ics.uci.edu/dataset/45/heart+disease",
-        how_to_get="download the four files processed.*.data from the home page",
-        caveat="each centre's features are standardised by its own training patients, and no "
-        "noise hides of whom",
-    )
+    card = Card.load("heart_disease")
 
     def __init__(self, targets: Sequence[str], root: Path, features: Literal[13]) -> None:
         super().__init__(targets, features)

@@ -18,8 +18,9 @@ from torchxrayvision.datasets import USE_INCLUDED_FILE, Openi_Dataset
 from torchxrayvision.datasets import datapath as package_tables
 
 from fedmed.core.errors import DataError
+from fedmed.data.card import Card
 from fedmed.data.image_files import NamedFiles, through_xrv
-from fedmed.data.table import Aspect, Card, split_by_patient
+from fedmed.data.table import Aspect, split_by_patient
 from fedmed.data.views import Views, keep
 
 REPORTS = "NLMCXR_reports.tgz"
@@ -70,38 +71,7 @@ class Indiana(NamedFiles):
         views: which views are kept; None keeps every image.
     """
 
-    card = Card(
-        title="Indiana University chest X-rays",
-        findings=(
-            "Atelectasis",
-            "Calcified Granuloma",
-            "Cardiomegaly",
-            "Edema",
-            "Effusion",
-            "Emphysema",
-            "Fibrosis",
-            "Fracture",
-            "Granuloma",
-            "Hernia",
-            "Infiltration",
-            "Lung Lesion",
-            "Lung Opacity",
-            "Mass",
-            "Nodule",
-            "Pleural_Thickening",
-            "Pneumonia",
-            "Pneumothorax",
-        ),
-        images=7_470,
-        patients=None,
-        licence="CC BY-NC-ND 4.0",
-        citation="Demner-Fushman et al., JAMIA 23(2):304-310, 2016, doi:10.1093/jamia/ocv080",
-        homepage="https://openi.nlm.nih.gov/faq#collection",
-        how_to_get="download and unpack NLMCXR_png.tgz, and NLMCXR_reports.tgz beside it, from "
-        "https://openi.nlm.nih.gov/imgs/collections/",
-        caveat="the publisher gives one number a report, which is taken for a patient; labels are "
-        "terms found in the reports by a program, not read from the images",
-    )
+    card = Card.load("indiana")
 
     def __init__(
         self, targets: Sequence[str], size: int, root: Path, views: Views, aspect: Aspect = "squash"

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from fedmed.core.errors import DataError
+from fedmed.data.card import Card
 from fedmed.data.image_files import ImageFiles, images_in
-from fedmed.data.table import NO_FINDING, Card
+from fedmed.data.table import NO_FINDING
 
 SPLITS = {"train": "train", "val": "train", "test": "test"}
 FOLDERS = ("NORMAL", "PNEUMONIA")
@@ -33,21 +34,7 @@ class Kermany(ImageFiles):
     places.
     """
 
-    card = Card(
-        title="Kermany paediatric pneumonia",
-        findings=("Pneumonia", "Bacterial Pneumonia", "Viral Pneumonia", NO_FINDING),
-        images=5_856,
-        patients=None,
-        licence="CC BY 4.0",
-        citation="Kermany et al., Cell 172(5):1122-1131, 2018, doi:10.1016/j.cell.2018.02.010; "
-        "data doi:10.17632/rscbjbr9sj",
-        homepage="https://data.mendeley.com/datasets/rscbjbr9sj",
-        how_to_get="download ChestXRay2017.zip from the home page and unpack it, or Kaggle's "
-        "paultimothymooney/chest-xray-pneumonia",
-        caveat="patients are known from file names alone, and whether Kaggle's persons of train "
-        "and test are the same children is not published",
-        overlaps=("pneumoniamnist", "covid19_radiography"),
-    )
+    card = Card.load("kermany")
 
     def table(self) -> pd.DataFrame:
         """Return one row an image, in the order of folders and names."""

@@ -15,11 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedmed.core.errors import DataError, UnreadableImage
+from fedmed.data.card import Card
 from fedmed.data.contents import Look, look
 from fedmed.data.image_files import ImageFiles
-from fedmed.data.table import Aspect, Card, Origin
-
-CITATION = "Yang et al., MedMNIST v2, Scientific Data 10:41, 2023, doi:10.1038/s41597-022-01721-8"
+from fedmed.data.table import Aspect, Origin
 
 
 class MedMNIST(ImageFiles):
@@ -130,27 +129,7 @@ class ChestMNIST(MedMNIST):
         "Pleural_Thickening",
         "Hernia",
     )
-    card = Card(
-        title="ChestMNIST",
-        findings=labels,
-        images=112_120,
-        patients=None,
-        licence="CC BY 4.0",
-        citation=f"{CITATION}; Wang et al., CVPR 2017, doi:10.1109/CVPR.2017.369",
-        homepage="https://medmnist.com",
-        how_to_get="download chestmnist.npz, or that of another size, from "
-        "https://zenodo.org/records/10519652",
-        caveat="no patient ids: each image is taken for a patient, and images of one patient may "
-        "be in several clients. Its split has the sizes of NIH's chexnet (78,468, 11,219 and "
-        "22,433), in which 17,920 images of NIH's official test train",
-        overlaps=("nih", "rsna", "siim", "covid19_radiography"),
-        md5={
-            "chestmnist.npz": "02c8a6516a18b556561a56cbdd36c4a8",
-            "chestmnist_64.npz": "9de6cd0b934ebb5b7426cfba5efbae16",
-            "chestmnist_128.npz": "db107e5590b27930b62dbaf558aebee3",
-            "chestmnist_224.npz": "45bd33e6f06c3e8cdb481c74a89152aa",
-        },
-    )
+    card = Card.load("chestmnist")
 
 
 class PneumoniaMNIST(MedMNIST):
@@ -160,27 +139,7 @@ class PneumoniaMNIST(MedMNIST):
     site = "Guangzhou Women and Children's Medical Center"
     view = "AP"
     labels = ("Pneumonia",)
-    card = Card(
-        title="PneumoniaMNIST",
-        findings=labels,
-        images=5_856,
-        patients=None,
-        licence="CC BY 4.0",
-        citation=f"{CITATION}; Kermany et al., Cell 172(5), 2018, doi:10.1016/j.cell.2018.02.010",
-        homepage="https://medmnist.com",
-        how_to_get="download pneumoniamnist.npz, or that of another size, from "
-        "https://zenodo.org/records/10519652",
-        caveat="no patient ids: each image is taken for a patient, though many children have "
-        "several and may be in several clients; whether children were kept together when a tenth "
-        "of the source's training images was set aside to validate is not published",
-        overlaps=("kermany", "covid19_radiography"),
-        md5={
-            "pneumoniamnist.npz": "28209eda62fecd6e6a2d98b1501bb15f",
-            "pneumoniamnist_64.npz": "8f4eceb4ccffa70c672198ea285246c6",
-            "pneumoniamnist_128.npz": "05b46931834c231683c68f40c47b2971",
-            "pneumoniamnist_224.npz": "d6a3c71de1b945ea11211b03746c1fe1",
-        },
-    )
+    card = Card.load("pneumoniamnist")
 
 
 class _Rows:

@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from fedmed.data.chexpert_labels import FINDINGS, LABELS, Blank, CheXpertLabelled, Uncertain
+from fedmed.data.card import Card
+from fedmed.data.chexpert_labels import LABELS, Blank, CheXpertLabelled, Uncertain
 from fedmed.data.label_files import LabelFile
-from fedmed.data.table import Aspect, Card
+from fedmed.data.table import Aspect
 from fedmed.data.views import Views, keep
 
 STEM = "mimic-cxr-2.0.0"  # in every version 2 of the set
@@ -33,18 +34,7 @@ class MIMICCXR(CheXpertLabelled):
             it has no row for have no known findings.
     """
 
-    card = Card(
-        title="MIMIC-CXR-JPG",
-        findings=FINDINGS,
-        images=377_110,
-        patients=65_379,
-        licence="PhysioNet Credentialed Health Data License 1.5.0",
-        citation="Johnson et al., MIMIC-CXR-JPG, arXiv:1901.07042, 2019, doi:10.13026/jsn5-t979",
-        homepage="https://physionet.org/content/mimic-cxr-jpg/",
-        how_to_get="as a credentialed user of PhysioNet, sign the agreement and download files/ "
-        "and the CSV files; for sex and age, hosp/patients.csv.gz of MIMIC-IV too",
-        caveat="labels, of the test split too, were mined from reports",
-    )
+    card = Card.load("mimic_cxr")
 
     def __init__(
         self,

@@ -14,9 +14,10 @@ from torchxrayvision.datasets import datapath as package_tables
 
 from fedmed.core.errors import DataError
 from fedmed.core.spelling import clean
+from fedmed.data.card import Card
 from fedmed.data.image_files import NamedFiles
 from fedmed.data.label_files import LabelFile
-from fedmed.data.table import NO_FINDING, Aspect, Card
+from fedmed.data.table import NO_FINDING, Aspect
 from fedmed.data.vocabulary import common
 
 LABELS = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -47,32 +48,7 @@ class NIH(NamedFiles):
             the columns patient and split; None for the root.
     """
 
-    card = Card(
-        title="NIH ChestX-ray14",
-        findings=(
-            "Atelectasis",
-            "Cardiomegaly",
-            "Consolidation",
-            "Edema",
-            "Effusion",
-            "Emphysema",
-            "Fibrosis",
-            "Hernia",
-            "Infiltration",
-            "Mass",
-            "Nodule",
-            "Pleural_Thickening",
-            "Pneumonia",
-            "Pneumothorax",
-        ),
-        images=112_120,
-        patients=30_805,
-        licence="no restriction on use; acknowledge the NIH Clinical Center and cite the paper",
-        citation="Wang et al., ChestX-ray8, CVPR 2017, doi:10.1109/CVPR.2017.369",
-        homepage="https://nihcc.app.box.com/v/ChestXray-NIHCC",
-        how_to_get="download images/, Data_Entry_2017_v2020.csv and both lists from the home page",
-        overlaps=("chestmnist", "rsna", "siim", "covid19_radiography"),
-    )
+    card = Card.load("nih")
 
     def __init__(
         self,

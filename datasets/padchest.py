@@ -13,10 +13,11 @@ import pandas as pd
 from torchxrayvision.datasets import PC_Dataset
 from torchxrayvision.datasets import datapath as package_tables
 
+from fedmed.data.card import Card
 from fedmed.data.image_files import NamedFiles, through_xrv
 from fedmed.data.label_files import LabelFile
 from fedmed.data.padchest_labels import ABSENT, words
-from fedmed.data.table import Aspect, Card, split_by_patient
+from fedmed.data.table import Aspect, split_by_patient
 from fedmed.data.views import Views, keep
 
 LABEL_FILE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -60,48 +61,7 @@ class PadChest(NamedFiles):
         views: the views to keep; see :data:`fedmed.data.views.Views`.
     """
 
-    card = Card(
-        title="PadChest",
-        findings=(
-            "Air Trapping",
-            "Aortic Atheromatosis",
-            "Aortic Elongation",
-            "Atelectasis",
-            "Bronchiectasis",
-            "Cardiomegaly",
-            "Consolidation",
-            "Costophrenic Angle Blunting",
-            "Edema",
-            "Effusion",
-            "Emphysema",
-            "Fibrosis",
-            "Flattened Diaphragm",
-            "Fracture",
-            "Granuloma",
-            "Hemidiaphragm Elevation",
-            "Hernia",
-            "Hilar Enlargement",
-            "Infiltration",
-            "Mass",
-            "Nodule",
-            "Pleural_Thickening",
-            "Pneumonia",
-            "Pneumothorax",
-            "Scoliosis",
-            "Support Devices",
-            "Tube",
-            "Tuberculosis",
-        ),
-        images=160_861,
-        patients=67_625,
-        licence="PadChest Dataset Research Use Agreement: research only, not to be passed on",
-        citation="Bustos et al., PadChest, Medical Image Analysis 66:101797, 2020, "
-        "doi:10.1016/j.media.2020.101797",
-        homepage="https://bimcv.cipf.es/bimcv-projects/padchest/",
-        how_to_get="sign the agreement at the home page and unpack the folders 0 to 54 and "
-        f"{LABEL_FILE}.gz",
-        caveat="three quarters of the labels were mined from reports",
-    )
+    card = Card.load("padchest")
 
     def __init__(
         self,

@@ -15,9 +15,10 @@ import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
 from fedmed.core.errors import DataError
+from fedmed.data.card import Card
 from fedmed.data.image_files import NamedFiles
 from fedmed.data.label_files import LabelFile
-from fedmed.data.table import Card, split_by_patient
+from fedmed.data.table import split_by_patient
 
 LABEL_FILE = "stage_2_train_labels.csv"
 HEADERS = "kaggle_stage_2_train_images_dicom_headers.csv.gz"
@@ -34,22 +35,7 @@ class RSNA(NamedFiles):
     ids they have there, ``nih:1``; else each image is taken for a patient.
     """
 
-    card = Card(
-        title="RSNA Pneumonia",
-        findings=("Pneumonia",),
-        images=26_684,
-        patients=None,
-        licence="the challenge's rules on Kaggle: academic and other non-commercial use",
-        citation="Shih et al., Radiology: Artificial Intelligence 1(1):e180041, 2019, "
-        "doi:10.1148/ryai.2019180041",
-        homepage="https://www.rsna.org/rsnai/ai-image-challenge/"
-        "rsna-pneumonia-detection-challenge-2018",
-        how_to_get="accept the rules at kaggle.com/c/rsna-pneumonia-detection-challenge, download "
-        f"stage_2_train_images/ and {LABEL_FILE}, and {MAPPING} from the home page",
-        caveat=f"without {MAPPING} in the root each image is taken for a patient, though some have "
-        "several",
-        overlaps=("nih", "siim", "chestmnist", "covid19_radiography"),
-    )
+    card = Card.load("rsna")
 
     def table(self) -> pd.DataFrame:
         """Return one row an image of the label file, in its order."""

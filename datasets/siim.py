@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
+from fedmed.data.card import Card
 from fedmed.data.dicom_metadata import headers
 from fedmed.data.image_files import NamedFiles
 from fedmed.data.label_files import LabelFile
-from fedmed.data.table import Card, split_by_patient
+from fedmed.data.table import split_by_patient
 
 LABEL_FILES = ("train-rle.csv", "stage_2_train.csv")
 #: No mask, or one as pairs of a start and a length.
@@ -27,21 +28,7 @@ class SIIM(NamedFiles):
     age are read from the files' headers.
     """
 
-    card = Card(
-        title="SIIM-ACR Pneumothorax",
-        findings=("Pneumothorax",),
-        images=12_047,
-        patients=None,
-        licence="the challenge's rules on Kaggle: academic and other non-commercial use",
-        citation="Filice et al., Journal of Digital Imaging 33:490, 2020, "
-        "doi:10.1007/s10278-019-00299-9",
-        homepage="https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation",
-        how_to_get="accept the rules at the home page and download dicom-images-train/ and "
-        "train-rle.csv",
-        caveat="patients are not told apart, though some have several images: each is taken for a "
-        "patient",
-        overlaps=("nih", "rsna", "chestmnist", "covid19_radiography"),
-    )
+    card = Card.load("siim")
 
     def table(self) -> pd.DataFrame:
         """Return one row an image of the label file, in its order."""

@@ -14,8 +14,8 @@ import pandas as pd
 from torchxrayvision.datasets import TBX11K_Dataset
 
 from fedmed.core.errors import DataError
+from fedmed.data.card import Card
 from fedmed.data.image_files import ImageFiles, through_xrv
-from fedmed.data.table import Card
 
 #: What the two labelled parts are used for.
 SPLITS = {"train": "train", "val": "test"}
@@ -64,18 +64,7 @@ class TBX11K(ImageFiles):
     there is one, is of unknown findings.
     """
 
-    card = Card(
-        title="TBX11K",
-        findings=tuple(FINDINGS),
-        images=11_200,
-        patients=None,
-        licence="CC BY-NC-SA 2.0",
-        citation="Liu et al., CVPR 2020, doi:10.1109/CVPR42600.2020.00272",
-        homepage="https://github.com/yun-liu/Tuberculosis",
-        how_to_get="download and unpack TBX11K.zip by the link on the home page",
-        caveat="no patient ids: each image is taken for a patient; 8,400 of the 11,200 images have "
-        "public labels, and the publishers' val is the test",
-    )
+    card = Card.load("tbx11k")
 
     def table(self) -> pd.DataFrame:
         """Return one row an image of the two label files, in their order."""

@@ -12,13 +12,10 @@ import pandas as pd
 from torchxrayvision.datasets import NLMTB_Dataset
 
 from fedmed.core.errors import DataError
+from fedmed.data.card import Card
 from fedmed.data.image_files import ImageFiles, images_in, through_xrv
-from fedmed.data.table import Card, split_by_patient
+from fedmed.data.table import split_by_patient
 
-CITATION = "Jaeger et al., Quant. Imaging Med. Surg. 4(6):475-477, 2014, "
-DOI = "doi:10.3978/j.issn.2223-4292.2014.11.20"
-HOME = "https://lhncbc.nlm.nih.gov/LHC-downloads/downloads.html#tuberculosis-image-data-sets"
-FINDINGS = ("Tuberculosis",)
 YEARS = {"y": 1.0, "m": 1 / 12, "d": 1 / 365}  # Shenzhen gives infants' ages in months and days
 OLDEST = 110
 
@@ -79,17 +76,7 @@ class Shenzhen(NLMTuberculosis):
     code = "CHNCXR"
     site = "Shenzhen No.3 People's Hospital"
     reading = r"\b((?:fe)?male)\b[\s,]*(\d+)\s*([ymd])?"
-    card = Card(
-        title="Shenzhen tuberculosis",
-        findings=FINDINGS,
-        images=662,
-        patients=662,
-        licence="free for research; acknowledge the NLM and the hospital, and cite the paper",
-        citation=CITATION + DOI,
-        homepage=HOME,
-        how_to_get="download and unpack ChinaSet_AllFiles.zip from "
-        "https://openi.nlm.nih.gov/imgs/collections/ChinaSet_AllFiles.zip",
-    )
+    card = Card.load("shenzhen")
 
 
 class Montgomery(NLMTuberculosis):
@@ -100,14 +87,4 @@ class Montgomery(NLMTuberculosis):
     code = "MCUCXR"
     site = "Montgomery County"
     reading = r"sex:\s*([mf])\b.*?age:\s*(\d+)\s*([ymd])?"
-    card = Card(
-        title="Montgomery County tuberculosis",
-        findings=FINDINGS,
-        images=138,
-        patients=138,
-        licence="free for research; acknowledge the NLM and the county, and cite the paper",
-        citation=CITATION + DOI,
-        homepage=HOME,
-        how_to_get="download and unpack NLM-MontgomeryCXRSet.zip from "
-        "https://openi.nlm.nih.gov/imgs/collections/NLM-MontgomeryCXRSet.zip",
-    )
+    card = Card.load("montgomery")

@@ -13,10 +13,11 @@ from typing import Literal
 import pandas as pd
 from torchxrayvision.datasets import datapath as package_tables
 
+from fedmed.data.card import Card
 from fedmed.data.dicom_metadata import headers
 from fedmed.data.image_files import NamedFiles
 from fedmed.data.label_files import LabelFile
-from fedmed.data.table import NO_FINDING, Aspect, Card, split_by_patient
+from fedmed.data.table import NO_FINDING, Aspect, split_by_patient
 from fedmed.data.vocabulary import common
 
 #: What readers boxed in both downloads.
@@ -67,19 +68,7 @@ class VinDrCXR(NamedFiles):
             readers saw it, or ``any``. Five readers agreed on each test image.
     """
 
-    card = Card(
-        title="VinDr-CXR",
-        findings=tuple(FINDING.values()),
-        images=18_000,
-        patients=None,
-        licence="PhysioNet Credentialed Health Data License 1.5.0; Kaggle: the challenge's rules",
-        citation="Nguyen et al., VinDr-CXR, Scientific Data 9:429, 2022, "
-        "doi:10.1038/s41597-022-01498-w",
-        homepage="https://physionet.org/content/vindr-cxr/",
-        how_to_get="as a credentialed user of PhysioNet, sign the agreement and download all; or "
-        "train/ and train.csv of kaggle.com/c/vinbigdata-chest-xray-abnormalities-detection",
-        caveat="patients are not told apart: each image is taken for a patient",
-    )
+    card = Card.load("vindr_cxr")
 
     def __init__(
         self,

@@ -2,8 +2,6 @@
 
 import json
 import math
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT, summary
+from conftest import summary
 from scipy.special import logit, ndtr, ndtri
 from scipy.stats import binom, nct, t
 
@@ -21,6 +19,7 @@ from fedmed import config as cfg
 from fedmed import models, partition
 from fedmed.audit import canaries, findings, membership, one_run, perform, report
 from fedmed.audit.finished import Finished
+from fedmed.cli.main import main
 from fedmed.core.errors import ConfigError, DataError
 from fedmed.datasets.phantom import Phantom
 from fedmed.privacy import noise
@@ -304,7 +303,6 @@ def test_script_audits_a_run_and_its_shadows(
     launch: Callable[..., dict[str, Any]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lira = ["+experiment=audit_lira", "dataset.patients=40", "rounds=1", "runner.workers=0"]
     lira += ["model.network.block_config=[1]", "tracking.mode=disabled", "client.epochs=1"]
@@ -312,11 +310,9 @@ def test_script_audits_a_run_and_its_shadows(
     runs = [ran(f"toss{toss}", *lira, f"partition.toss={toss}") for toss in range(10)]
 
     def script(*arguments: Path | str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["audit.py", *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "scripts" / "audit.py"), run_name="__main__")
+            main(["audit", *map(str, arguments)])
         return int(str(ended.value.code)), *capsys.readouterr()
 
     code, out, _ = script(runs[0], "--shadows", *runs)

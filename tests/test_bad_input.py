@@ -1,13 +1,17 @@
 """Bad input ends in one clear line that names the key and what it takes."""
 
+import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import TINY
+import torch
+from conftest import TINY, tiny_network
+from safetensors.torch import load_file
 
 from fedmed.config import compose
 from fedmed.core.errors import FedmedError
@@ -20,7 +24,14 @@ NIH = ("+experiment=nih",)
     ("overrides", "said"),
     [
         (["client.lrr=1"], "client.lrr: unknown key; client takes optimizer, lr,"),
-        (["+client.lrr=1"], "client.lrr: unknown key"),
+        (["client.lrr=1"], "; did you mean client.lr?"),
+        (["+client.lrr=1"], "client.lrr: unknown key; did you mean client.lr?"),
+        (["lr=0.1"], "lr: unknown key; did you mean client.lr?"),
+        (["workers=2"], "workers: unknown key; did you mean runner.workers?"),
+        (["alpha=1"], "alpha is a key of partition=dirichlet"),
+        (["stratgy=fedavg"], "stratgy: unknown key; did you mean strategy?"),
+        (["strategy=fedavgg"], "; did you mean strategy=fedavg"),
+        (["+dataset.pateints=9"], "; did you mean dataset.patients?"),
         (["+dataset.lrr=1"], "dataset.lrr: unknown key; dataset takes"),
         (["strategy=foo"], "strategy=foo: unknown; strategy takes dp_fedavg, dp_fedavg_adaptive"),
         (["experiment=quickstart"], "experiment: is added with a +, as in +experiment="),
@@ -42,6 +53,7 @@ NIH = ("+experiment=nih",)
         (["dataset.targets=[Measles]"], "dataset.targets: fedmed phantom has no Measles; it has"),
         (["dataset.targets=[]"], "dataset.targets: name at least one target"),
         ([*NIH, "dataset.root=absent"], "dataset.root: there is no folder absent"),
+        (["model.weights=absent.pt"], "model.weights: there is no file absent.pt"),
         (["strategy=fedtrimmedavg", "strategy.trim=0.7"], "strategy.server: `beta` must be in"),
     ],
 )
@@ -60,8 +72,6 @@ def test_configuration_is_refused_in_one_line(overrides: list[str], said: str) -
             ["partition.clients=90", "partition.min_patients=1", "partition.alpha=0.01"],
             "raise alph",
         ),
-        (["model.weights=absent.safetensors"], "model.weights: cannot read absent.safetensors"),
-        (["model.weights=model.pt"], "model.weights: model.pt is not a .safetensors file"),
         (["model=vit", "dataset.size=30"], "dataset.size: must be a multiple of 8"),
         (["runner.device=cuda"], "runner.device: cuda was asked for and PyTorch sees no GPU"),
     ],
@@ -137,3 +147,44 @@ def test_unreadable_images_are_listed_and_survived(
     assert "cannot identify" in listed[images[2].name]
     assert summary["unreadable_images"] == 3
     assert sum(summary["images"].values()) == 117
+
+
+def test_weights_of_another_format_come_with_what_converts_them(tmp_path: Path) -> None:
+    """The command that the refusal names makes a file that is read."""
+    network = tiny_network()
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    with pytest.raises(FedmedError, match=r"model\.pt is not a \.safetensors file") as error:
+        compose([f"model.weights={tmp_path / 'model.pt'}"])
+    code = str(error.value).split('python -c "')[1].removesuffix('"')
+    subprocess.run([sys.executable, "-c", code], check=True)
+    made = load_file(tmp_path / "model.safetensors")
+    assert {name: value.tolist() for name, value in made.items()} == {
+        name: value.tolist() for name, value in network.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("+experiment=nih dataset.root=absent", "dataset.root: there is no folder absent"),
+        ("model.weights=absent.pt", "model.weights: there is no file absent.pt"),
+        (
+            "dataset=folder dataset.root=. dataset.findings={Effusion: fluid}",
+            "the column 'fluid' is missing; has it been edited? It has 'image', 'patient', 'eff'",
+        ),
+    ],
+)
+def test_what_is_cheap_to_check_waits_for_no_import(asked: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("image,patient,eff\na.png,1,0\n")
+    overrides = re.split(r" (?=[+\w.]+=)", asked)
+    code = (
+        "import atexit, sys\nfrom fedmed.cli.main import main\n"
+        "slow = ('torch', 'monai', 'flwr')\n"
+        "atexit.register(lambda: print([name for name in slow if name in sys.modules]))\n"
+        f"main(['run', *{overrides!r}])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert said in done.stderr
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "[]\n")

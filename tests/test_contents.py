@@ -26,9 +26,10 @@ from fedmed import partition
 from fedmed.config import compose
 from fedmed.core.errors import DataError
 from fedmed.data import contents, decoding, store
+from fedmed.data.card import Card
 from fedmed.data.image_files import NamedFiles
 from fedmed.data.store import Store, pixels_of
-from fedmed.data.table import Card, Dataset, validate
+from fedmed.data.table import Dataset, validate
 from fedmed.deployment import node_data
 from fedmed.experiment import data
 from fedmed.runs.console import Console

@@ -86,7 +86,7 @@ def test_ray_killed_and_resumed(
 
 def test_deployment(local: str, store: Path, tmp_path: Path) -> None:
     """TLS, registered keys, own folders: the same weights, and nothing of others in a folder."""
-    script = [sys.executable, str(ROOT / "scripts" / "deploy_local.py")]
+    script = [sys.executable, "-m", "fedmed.cli", "deploy"]
     here = tmp_path / "deployment"
     done = _run([*script, *CONFIG, "--folder", str(here)], tmp_path, store)
     assert done.returncode == 0, done.stdout

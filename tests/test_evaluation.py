@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, TINY
+from conftest import TINY
 from scipy.stats import binom, norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
@@ -294,7 +294,7 @@ def submission(
         given.to_csv(tmp_path / "scores.csv", index=False)
         labels.to_parquet(tmp_path / "labels.parquet")
         files = ["--predictions", "scores.csv", "--labels", "labels.parquet"]
-        command = [sys.executable, str(ROOT / "scripts" / "score.py"), *files, *options]
+        command = [sys.executable, "-m", "fedmed.cli", "score", *files, *options]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     return submit

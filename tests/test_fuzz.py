@@ -17,8 +17,8 @@ from pydicom import uid
 from pydicom.dataset import FileDataset, FileMetaDataset
 
 from fedmed.data import decoding, store
+from fedmed.data.card import Card
 from fedmed.data.image_files import ImageFiles
-from fedmed.data.table import Card
 
 FILES = 2000
 SYNTAXES = (None, uid.RLELossless, uid.JPEG2000Lossless, uid.JPEGLSLossless)

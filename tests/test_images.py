@@ -1,8 +1,6 @@
 """A name is not a file: which file an image is, and that it is one image's alone."""
 
 import os
-import runpy
-import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 from PIL import Image
 
+from fedmed.cli.main import main
 from fedmed.config import compose
 from fedmed.core.errors import DataError, FedmedError
 from fedmed.data.store import pixels_of, prepare
@@ -209,13 +207,10 @@ def test_two_copies_of_chexpert_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_check_of_a_download_names_both_places(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(root / "masks" / "3.png", 255)
-    script = str(ROOT / "scripts" / "datasets.py")
-    asked = [script, "check", "folder", str(root), "dataset.findings={Effusion: fluid}"]
-    monkeypatch.setattr(sys, "argv", [*asked, "dataset.headers=false"])
-    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+    asked = ["datasets", "check", "folder", str(root), "dataset.findings={Effusion: fluid}"]
     with pytest.raises(SystemExit, match="1"):
-        runpy.run_path(script, run_name="__main__")
+        main([*asked, "dataset.headers=false"])
     assert "3.png is in 2 places, images/3.png and masks/3.png" in capsys.readouterr().out

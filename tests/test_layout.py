@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
+
+from fedmed.deployment.flower_app import write_app
 
 CHECK = (
     "import datasets, fedmed.datasets.nih, fedmed.strategies.fedprox; "
@@ -42,7 +46,28 @@ def test_wheel_runs_the_quickstart_elsewhere(tmp_path: Path, store: Path) -> Non
     elsewhere.mkdir()
     run = [sys.executable, "-m", "fedmed.run", "+experiment=quickstart", "rounds=1"]
     small = ["dataset.patients=60", "dataset.size=32", "tracking.mode=disabled"]
-    environment = os.environ | {"PYTHONPATH": str(site), "FEDMED_STORE": str(store)}
+    environment = os.environ | {
+        "PYTHONPATH": str(site),
+        "FEDMED_STORE": str(store),
+        "COLUMNS": "200",
+    }
     subprocess.run([*run, *small], cwd=elsewhere, env=environment, check=True, timeout=300)
     (run_directory,) = (elsewhere / "runs").iterdir()
     assert (run_directory / "summary.json").exists()
+
+    def fedmed(*arguments: str) -> str:
+        command = [site / "bin" / "fedmed", *arguments]
+        done = subprocess.run(
+            command, cwd=elsewhere, env=environment, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    assert "NIH ChestX-ray14" in fedmed("datasets")
+    assert "| fedavg |" in fedmed("table", "runs", "--rows", "strategy")
+    assert "wrote report.html" in fedmed("report", "runs")
+    app = write_app(tmp_path / "app") / "pyproject.toml"
+    assert _flower(app)["components"] == _flower(ROOT / "pyproject.toml")["components"]
+
+
+def _flower(project: Path) -> dict[str, Any]:
+    return tomllib.loads(project.read_text())["tool"]["flwr"]["app"]

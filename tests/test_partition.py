@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REAL, ROOT
+from conftest import REAL
 from scipy.spatial.distance import jensenshannon
 
 from fedmed.config import CONF, compose
@@ -301,7 +301,7 @@ def test_all_of_nih_is_partitioned_and_pictured(tmp_path: Path) -> None:
 def test_script_shows_a_partition_that_can_be_used_again(tmp_path: Path) -> None:
     def script(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "partition.py"), *arguments],
+            [sys.executable, "-m", "fedmed.cli", "partition", *arguments],
             cwd=tmp_path,
             env=os.environ | {"COLUMNS": "150"},
             capture_output=True,

@@ -2,8 +2,6 @@
 
 import json
 import math
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, TINY
+from conftest import TINY
 from scipy import stats
 
+from fedmed.cli.main import main
 from fedmed.config import compose
 from fedmed.core.errors import ConfigError
 from fedmed.data.store import pixels_of, prepare
@@ -198,7 +197,6 @@ def test_script_says_of_whom_each_epsilon_is(
     store: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "run"
     asked = [*TINY, "rounds=2", "model.network.block_config=[1]", *how]
@@ -207,15 +205,10 @@ def test_script_says_of_whom_each_epsilon_is(
     launch(*asked)
 
     def script(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["release.py", str(folder), "--seed", "1", *arguments])
-        monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
         capsys.readouterr()
-        code: int | str | None = 0
-        try:
-            runpy.run_path(str(ROOT / "scripts" / "release.py"), run_name="__main__")
-        except SystemExit as ended:
-            code = ended.code
-        return int(str(code)), *capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["release", str(folder), "--seed", "1", *arguments])
+        return int(ended.value.code or 0), *capsys.readouterr()
 
     code, _, err = script("--epsilon", "0")
     assert (code, err.count("\n")) == (2, 1)

@@ -150,7 +150,7 @@ def test_a_clear_difference_is_starred_in_any_family(simulation: ModuleType, tes
 
 @pytest.fixture
 def scored_files(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """Run ``scripts/score.py`` on made-up files with a finding whose name is not ASCII."""
+    """Run ``fedmed score`` on made-up files with a finding whose name is not ASCII."""
     rng, folder = np.random.default_rng(0), tmp_path
     head, ids = "image,Erguß\n", [f"i{i}" for i in range(60)]
     for name, values in (("p", rng.random(60)), ("l", rng.integers(0, 2, 60))):
@@ -159,7 +159,7 @@ def scored_files(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[by
 
     def run(after: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
         files = "--predictions p.csv --labels l.csv --replicates 20 --out out.md"
-        command = f"{sys.executable} {ROOT / 'scripts' / 'score.py'} {files} {after}"
+        command = f"{sys.executable} -m fedmed.cli score {files} {after}"
         given = os.environ | environment
         return subprocess.run(
             ["bash", "-o", "pipefail", "-c", command],

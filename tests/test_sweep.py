@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import slurm
-from conftest import ROOT, TINY, summary
+from conftest import TINY, summary
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from fedmed.config import compose, settings
@@ -64,7 +64,7 @@ def test_grid_runs_what_is_missing(ask: Ask, capfd: pytest.CaptureFixture[str]) 
     assert "fedmed: round 1: client 0 returned NaN or infinity" in said
     assert "1 done, 1 running, 2 failed" in said
     folder = fine.folder.parent
-    status = [sys.executable, str(ROOT / "scripts" / "sweep.py"), "status", str(folder)]
+    status = [sys.executable, "-m", "fedmed.cli", "sweep", "status", str(folder)]
     shown = subprocess.run(status, capture_output=True, text=True)
     assert shown.returncode == 1
     assert "1 done, 1 missing, 2 failed" in shown.stdout

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT, TINY, summary, swept
+from conftest import TINY, summary, swept
 from sklearn.metrics import roc_auc_score
 
 from fedmed.config import CONF
@@ -134,7 +134,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(runs: list[Run]
 
 
 def test_claimed_and_audited_epsilon_share_a_cell(runs: list[Run], tmp_path: Path) -> None:
-    """As the ledger and ``scripts/audit.py`` record them."""
+    """As the ledger and ``fedmed audit`` record them."""
     public = next(run for run in runs if run.status == "finished")
     private = tmp_path / "private"
     shutil.copytree(public.folder, private)
@@ -155,7 +155,7 @@ def test_committed_settings_are_valid(path: Path) -> None:
 
 def test_command_line(runs: list[Run], tmp_path: Path) -> None:
     folder = runs[0].folder.parent
-    script = [sys.executable, str(ROOT / "scripts" / "table.py"), str(folder)]
+    script = [sys.executable, "-m", "fedmed.cli", "table", str(folder)]
     named = [*script, "--table", "strategies", "--out", "t/main", "--wandb", "offline"]
     done = subprocess.run(named, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
-from fedmed.config.messages import first_line, lower, source
+from fedmed.config.messages import UNKNOWN, first_line, lower, near, source
 from fedmed.core.errors import ConfigError, OutOfMemory, starved
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -37,7 +37,10 @@ def check(path: str, target: str, arguments: Mapping[str, Any], raw: dict[str, A
     for name, value in arguments.items():
         key = source(f"{path}.{name}", raw)
         if name not in takes and not open_ended:
-            raise ConfigError(f"{key}: unknown key; {path} takes {', '.join(takes)}")
+            takers = f"{path} takes {', '.join(takes)}"
+            raise ConfigError(
+                "; ".join(filter(None, (f"{key}: {UNKNOWN}", takers, near(key, raw))))
+            )
         if takes.get(name) is not None:
             _check_value(key, value, takes[name])
 

@@ -51,6 +51,8 @@ def parse(config: DictConfig, build: bool = True) -> Config:
         if "Missing mandatory value" in str(error):
             raise ConfigError(f"{key}: is missing; give it as {key}=VALUE") from None
         raise ConfigError(f"{key}: {first_line(error)}") from None
+    if build:  # at once: what would find them missing takes seconds to import
+        _check_files(parsed)
     _check_weights(parsed.model)
     _check_privacy(parsed.privacy)
     _check_faults(parsed)
@@ -151,11 +153,25 @@ def _committed() -> dict[str, set[str]]:
     return found
 
 
+def _check_files(config: Config) -> None:
+    weights = config.model.weights
+    if weights is not None and not weights.is_file():
+        raise ConfigError(f"model.weights: there is no file {weights}")
+    for path, component in _components(config):
+        root = (
+            component.arguments.get("root") if component.target.startswith(identity.OWN) else None
+        )
+        if isinstance(root, str) and not Path(root).expanduser().is_dir():
+            raise ConfigError(f"{path}.root: there is no folder {root}")
+
+
 def _check_weights(model: Model) -> None:
     if model.weights is not None and model.weights.suffix != ".safetensors":
+        target = model.weights.with_suffix(".safetensors")
         raise ConfigError(
-            f"model.weights: {model.weights} is not a .safetensors file; "
-            "other formats can run code when read, so convert it first"
+            f"model.weights: {model.weights} is not a .safetensors file; other formats can run "
+            'code when read, so convert it first: python -c "import torch, safetensors.torch as s; '
+            f"s.save_file(torch.load('{model.weights}', weights_only=True), '{target}')\""
         )
 
 

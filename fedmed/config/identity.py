@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Kind = Literal["cpu", "cuda"]
 #: What changes neither the weights nor the scores, and so not the identity of a run.
 NOT_IDENTITY = ("name", "force", "store", "runner", "tracking", "paper")
+#: The keys and groups that say how a run goes and how it is shown, but for those that decide yet.
+IDLE = ("name", "store", "runner", "tracking")
+LOOKED_AT = ("runner.device", "runner.deterministic")
 PACKAGES = ("fedmed", "flwr", "torch", "monai", "flwr-datasets", "dp-accounting", "opacus", "numpy")
 #: Variables by which oneDNN, ATen and MKL are told to leave instructions of the processor alone.
 LIMITS = (
@@ -91,6 +94,12 @@ def sha256(config: "Config", on: Kind) -> str:
     if on == "cuda":  # on a processor every kernel that is used repeats
         values["deterministic"] = getattr(config.runner, "deterministic", False)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def undecisive(overrides: Sequence[str]) -> list[str]:
+    """Return those of some overrides that decide neither weights nor scores."""
+    keys = [(override, override.lstrip("+~").partition("=")[0]) for override in overrides]
+    return [o for o, key in keys if key.partition(".")[0] in IDLE and key not in LOOKED_AT]
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

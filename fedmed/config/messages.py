@@ -1,7 +1,8 @@
 """What is wrong with a configuration, in the one line that names the key the user typed."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,9 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
+UNKNOWN = "unknown key"
+NEAR = 3  # keys of the same name that are asked after
+ALIKE = 0.75  # how much a key must be spelt like another one, of 1
 Compose = Callable[[Sequence[str]], DictConfig]
 
 
@@ -37,16 +41,57 @@ def explain(error: Exception, overrides: Sequence[str], conf: Path, compose: Com
         if node is not None and group and (leaf in node or not node):
             # A dictionary that is the user's own: it has no keys until they are added.
             return f"{key}: is added to with a +, as in +{key}=…"
-        takers = [path.stem for path in _options(conf / group) if group and leaf in _read(path)]
         takes = ", ".join(str(k) for k in node if k != "_target_") if node is not None else ""
-        hint = f"; {leaf} is a key of {group}={'|'.join(takers)}" if takers else ""
-        return f"{key}: unknown key; {group or 'the configuration'} takes {takes}{hint}"
+        hints = [f"{group or 'the configuration'} takes {takes}", *_takers(conf, group, leaf)]
+        if meant := near(key, cast(dict[str, Any], OmegaConf.to_container(compose(sane)))):
+            hints = [*hints, meant] if group else [meant]
+        return f"{key}: unknown key; {'; '.join(hints)}"
     if match := re.search(r"Could not find '([^']+)/([^']+)'", text):
         if match[2] == "submitit_slurm":
             return "hydra/launcher: Slurm needs pip install 'fedmed[slurm]'"
-        takes = ", ".join(path.stem for path in _options(conf / match[1]))
-        return f"{match[1]}={match[2]}: unknown; {match[1]} takes {takes}"
+        choices = [path.stem for path in _options(conf / match[1])]
+        close = get_close_matches(match[2], choices, 1)
+        meant = f"; did you mean {match[1]}={close[0]}?" if close else ""
+        return f"{match[1]}={match[2]}: unknown; {match[1]} takes {', '.join(choices)}{meant}"
     return first_line(error)
+
+
+def near(key: str, raw: Mapping[str, Any]) -> str:
+    """Ask whether a key of a configuration was meant, in whatever group it is.
+
+    Args:
+        key: dotted, and unknown.
+        raw: the configuration, not interpolated; it may hold the key.
+
+    Returns:
+        A question, empty if no key is near. One of the same name is nearer than one that is spelt
+        alike.
+    """
+    known = [name for name in _dotted(raw) if not f"{key}.".startswith(f"{name}.")]
+    leaves: dict[str, list[str]] = {}
+    for name in known:
+        leaves.setdefault(name.rpartition(".")[2], []).append(name)
+    leaf = key.rpartition(".")[2]
+    alike = [leaf] if leaf in leaves else get_close_matches(leaf, leaves, 1, ALIKE)
+    meant = leaves[alike[0]][:NEAR] if alike else []
+    return f"did you mean {' or '.join(meant)}?" if meant else ""
+
+
+def _dotted(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys that a user may set: not those that are made of others."""
+    for name, value in raw.items():
+        if name != "_target_" and not (isinstance(value, str) and value.startswith("${")):
+            yield f"{prefix}{name}"
+            if isinstance(value, Mapping):
+                yield from _dotted(value, f"{prefix}{name}.")
+
+
+def _takers(conf: Path, group: str, leaf: str) -> Iterator[str]:
+    """Say which choices of a group have a key, or of which groups where none is named."""
+    folders = [conf / group] if group else sorted(path for path in conf.iterdir() if path.is_dir())
+    for folder in folders:
+        if takers := [path.stem for path in _options(folder) if leaf in _read(path)]:
+            yield f"{leaf} is a key of {folder.name}={'|'.join(takers)}"
 
 
 def malformed(error: OverrideParseException) -> str:
@@ -75,11 +120,13 @@ def problems(error: ValidationError, raw: dict[str, Any]) -> Iterator[str]:
     for problem in error.errors():
         key = source(_key(problem["loc"], raw), raw)
         unknown = problem["type"] == "extra_forbidden"
-        messages.setdefault(key, []).append("unknown key" if unknown else lower(problem["msg"]))
+        messages.setdefault(key, []).append(UNKNOWN if unknown else lower(problem["msg"]))
         inputs[key] = problem["input"]
     for key, alternatives in messages.items():
-        got = "" if alternatives == ["unknown key"] else f", got {inputs[key]!r}"
-        yield f"{key}: {' or '.join(alternatives)}{got}"
+        if alternatives == [UNKNOWN]:
+            yield "; ".join(filter(None, (f"{key}: {UNKNOWN}", near(key, raw))))
+        else:
+            yield f"{key}: {' or '.join(alternatives)}, got {inputs[key]!r}"
 
 
 def _key(loc: tuple[int | str, ...], raw: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Where = dict[str, str | int | float | bool]  # keys of scripts/table.py, and their values
+Where = dict[str, str | int | float | bool]  # keys of fedmed table, and their values
 Positive = Annotated[float, Field(gt=0)]
 
 

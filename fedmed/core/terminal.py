@@ -3,6 +3,10 @@
 import io
 import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
+
+from fedmed.core.errors import FedmedError
 
 
 class _Tolerant(io.TextIOWrapper):
@@ -46,3 +50,10 @@ def tolerate() -> None:
                 write_through=stream.write_through,
             )
             setattr(sys, name, tolerant)
+
+
+def fail(error: FedmedError) -> NoReturn:
+    """End this process with one line that says what is wrong, and exit status 2."""
+    with suppress(OSError):  # where even its log is full
+        print(f"fedmed: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -1,7 +1,8 @@
 """Label files: tables of text whose faults are named by file, row and column."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from fedmed.data.pixels.dicom import YEARS
 from fedmed.data.table import OLDEST
 
 T = TypeVar("T")
+SHOWN = 20  # columns that are named in the place of one that is missing
 MARKS = {";": "semicolons", "\t": "tabs"}
 
 
@@ -50,7 +52,7 @@ class LabelFile:
                 stands in it twice; or if a cell is no text, number, TRUE, FALSE or nothing.
         """
         source = spreadsheet.rows(path)
-        try:
+        with _named(path):
             _, header = next(source, (0, []))
             names = [clean(name) for name in header]
             optional = dict.fromkeys(filter(None, names)) if optional is None else optional
@@ -60,13 +62,6 @@ class LabelFile:
             for number, cells in source:
                 numbers.append(number)
                 kept.append([trimmed[cells[i]] for i in at.values()])
-        except FileNotFoundError:
-            raise DataError(f"{path.name} is missing in {path.parent}") from None
-        except DataError:
-            raise
-        except Exception as error:  # whatever openpyxl and decompressors raise on a broken file
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise DataError(f"{path}: is not a readable {path.suffix} file: {reason}") from None
         if not numbers:
             raise DataError(f"{path}: has no rows")
         filled = dict(zip(at, map(list, zip(*kept, strict=True)), strict=True))
@@ -168,6 +163,35 @@ class _Trimmed(dict[str, str | None]):
         return self[cell]
 
 
+def check_header(path: Path, columns: Collection[str]) -> None:
+    """Look at no more than the header of a label file, before what is slow.
+
+    Args:
+        path: see :meth:`LabelFile.read`.
+        columns: the names that it must hold.
+
+    Raises:
+        DataError: if the file is absent, not of its kind or without a column, or holds one twice.
+    """
+    with _named(path):
+        _, header = next(spreadsheet.rows(path), (0, []))
+        _check_header(path, header, columns, ())
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in whatever is raised while it is read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path.name} is missing in {path.parent}") from None
+    except DataError:
+        raise
+    except Exception as error:  # whatever openpyxl and decompressors raise on a broken file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise DataError(f"{path}: is not a readable {path.suffix} file: {reason}") from None
+
+
 def _check_header(
     path: Path, header: Sequence[str], columns: Collection[str], optional: Collection[str]
 ) -> None:
@@ -177,7 +201,8 @@ def _check_header(
             apart = next((what for mark, what in MARKS.items() if mark in "".join(header)), None)
             parted = f"; its cells are parted by {apart}, not by commas" if apart else ""
             raise DataError(
-                f"{path}: the column {column!r} is missing; has it been edited?"
+                f"{path}: the column {column!r} is missing; has it been edited? It has "
+                f"{', '.join(map(repr, names[:SHOWN]))}{', …' if len(names) > SHOWN else ''}"
                 + (parted if len(names) == 1 else "")
             )
     for column in (*columns, *optional):

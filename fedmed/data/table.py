@@ -8,8 +8,8 @@ age and scanner may be missing, the others may not.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fedmed.core.errors import ConfigError, DataError
 from fedmed.core.seeding import generator
 from fedmed.core.spelling import MAY_CHANGE, alike, clean, each, key, says_nothing
+from fedmed.data.card import Card
 
 COLUMNS = ("image", "patient", "site", "view", "sex", "age", "scanner", "split")
 VALUES = {
@@ -42,33 +43,6 @@ def _binary(column: str, positive: str) -> Callable[[pd.DataFrame], NDArray[np.f
 
 #: Attributes that can be learnt like findings, and are easier: good smoke targets.
 ATTRIBUTES = {"view": _binary("view", "AP"), "sex": _binary("sex", "M")}
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a dataset is, whose it is and on which terms.
-
-    Attributes:
-        title: what it is called.
-        findings: the label columns of its table, in the words of :mod:`fedmed.data.vocabulary`.
-        images, patients: how many its publisher counts, None where that is not published.
-        licence, citation, homepage, how_to_get: for who wants to use it.
-        caveat: what a user must know before believing a result on it, such as absent patient ids.
-        overlaps: the prefixes of the patient ids of datasets that hold images of the same patients.
-        md5: checksums of files below the root, where they are published.
-    """
-
-    title: str
-    findings: tuple[str, ...]
-    images: int | None
-    patients: int | None
-    licence: str
-    citation: str
-    homepage: str
-    how_to_get: str
-    caveat: str = ""
-    overlaps: tuple[str, ...] = ()
-    md5: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def export(prepared: Store, whose: pd.DataFrame, folder: Path) -> Store:
 def read(folder: Path) -> Store:
     """Return a hospital's folder as a store. Raises DataError if it is none, or damaged."""
     if not (folder / TABLE).is_file():
-        raise DataError(f"{folder}: is no folder that scripts/hospital.py has prepared")
+        raise DataError(f"{folder}: is no folder that fedmed hospital has prepared")
     try:
         table = pd.read_parquet(folder / TABLE)
     except (OSError, ValueError) as error:

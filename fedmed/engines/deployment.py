@@ -72,7 +72,7 @@ def connect(
     if grid is None:
         raise ConfigError(
             "runner=deployment: such a run is started within a SuperLink, by flwr run or by "
-            "python scripts/deploy_local.py; see docs/deployment.md"
+            "fedmed deploy; see docs/deployment.md"
         )
     until = time.monotonic() + runner.wait
     hospitals = Hospitals()

@@ -1,4 +1,4 @@
-"""What ``summary.json`` says under ``test``, and ``scripts/score.py`` of anyone's predictions."""
+"""What ``summary.json`` says under ``test``, and ``fedmed score`` of anyone's predictions."""
 
 from typing import Any
 

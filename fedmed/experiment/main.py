@@ -8,9 +8,8 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +17,7 @@ from omegaconf import DictConfig
 
 from fedmed import config as cfg
 from fedmed.core.errors import FedmedError, OutOfMemory, readable, starved
+from fedmed.core.terminal import fail
 
 
 def run_command_line() -> None:
@@ -67,10 +67,3 @@ def _run_composed(config: DictConfig) -> None:
     except KeyboardInterrupt:
         print("fedmed: interrupted; the same command goes on after the last round", file=sys.stderr)
         sys.exit(130)
-
-
-def fail(error: FedmedError) -> NoReturn:
-    """End with one line and exit status 2."""
-    with suppress(OSError):  # where even its log is full
-        print(f"fedmed: {error}", file=sys.stderr, flush=True)
-    sys.exit(2)

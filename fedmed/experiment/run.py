@@ -76,6 +76,8 @@ def run(
             for name in summary.get("files", ()):
                 here.check(name)
             console.say(f"{folder} is finished; force=true runs it again")
+            if idle := identity.undecisive(overrides):
+                console.say(f"not looked at, since they decide no result: {' '.join(idle)}")
             console.report(summary | {"run_dir": folder})
             return summary
         if not here.checkpoint.exists():

@@ -11,7 +11,7 @@ from fedmed.partition.rule import Partition
 
 
 class Saved(Partition):
-    """The partition of a ``partition.csv``, as a run or ``scripts/partition.py`` leaves it.
+    """The partition of a ``partition.csv``, as a run or ``fedmed partition`` leaves it.
 
     Args:
         file: the file.

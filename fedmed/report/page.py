@@ -1,4 +1,4 @@
-"""One page of many runs, which needs no network and no other file: ``scripts/report.py``."""
+"""One page of many runs, which needs no network and no other file: ``fedmed report``."""
 
 import json
 from collections.abc import Sequence

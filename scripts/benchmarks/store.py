@@ -28,8 +28,8 @@ from rich.table import Table
 
 from fedmed.core import processes
 from fedmed.data import store
+from fedmed.data.card import Card
 from fedmed.data.image_files import ImageFiles
-from fedmed.data.table import Card
 from fedmed.datasets.phantom import Phantom
 
 DRAWN = 20  # radiographs that are different

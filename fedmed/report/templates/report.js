@@ -219,7 +219,7 @@ function thinned(at) {
 
 function audited(runs) {
   const points = runs.filter((run) => run.audited).flatMap((run) => run.audited.bounds.map((bound) => ({ run, ...bound })));
-  if (!points.length) return [html("p", { class: "small" }, "None of these runs has an audited bound: scripts/audit.py gives one to runs with canaries.")];
+  if (!points.length) return [html("p", { class: "small" }, "None of these runs has an audited bound: fedmed audit gives one to runs with canaries.")];
   const claims = points.map((p) => number(p.run.epsilon ?? "inf"));
   const most = Math.max(1, ...claims.filter(Number.isFinite), ...points.map((p) => number(p.epsilon))) * 1.1;
   const [left, right, low, high] = box();

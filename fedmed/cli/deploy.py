@@ -1,0 +1,100 @@
+"""Run an experiment over a real federation on this machine: a SuperLink and a SuperNode a hospital.
+
+fedmed deploy +experiment=quickstart
+fedmed deploy +experiment=quickstart --folder DIR     # where all of it is kept
+
+Each SuperNode has a folder with its own patients and no other; all talk over TLS on loopback with
+keys that are registered. The weights are those of runner=local to the bit. Ctrl-C ends all of it;
+given again, the command goes on after the last round.
+"""
+
+import os
+import signal
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedmed.cli.arguments import OVERRIDES, new_parser
+from fedmed.core.errors import FedmedError
+
+if TYPE_CHECKING:
+    from fedmed.config import Config
+
+LOOK = 5.0  # seconds between two questions of how the run stands
+OVER = ("finished",)
+
+
+def parser() -> ArgumentParser:
+    """Return what reads the arguments."""
+    parser = new_parser("deploy", __doc__)
+    parser.add_argument("--nodes", type=int, help="hospitals, where the partition takes a number")
+    parser.add_argument("--folder", type=Path, help="deployments/RUN_ID when left out")
+    parser.add_argument("overrides", nargs="*", help=OVERRIDES)
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the experiment."""
+    arguments = parser().parse_intermixed_args(argv)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # flwr-datasets' bars
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    overrides = arguments.overrides
+    if arguments.nodes:
+        overrides = [*overrides, f"partition.clients={arguments.nodes}"]
+    deploy(overrides, arguments.folder)
+
+
+def deploy(overrides: list[str], folder: Path | None) -> None:
+    """Prepare the folders, start the federation, run the experiment, and end all of it.
+
+    Raises:
+        FedmedError: if the run fails.
+    """
+    from fedmed.config import compose, settings
+    from fedmed.deployment.flower_app import write_app
+    from fedmed.deployment.local_federation import Loopback
+
+    config = compose(overrides)
+    folder = (folder or Path("deployments") / config.sha256[:16]).absolute()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    clients = divide(config, folder)
+    with Loopback(folder, write_app(folder / "app")) as federation:
+        for client in range(clients):
+            federation.register(client)
+            federation.start_node(client, folder / f"client-{client}")
+        data = folder / "server"
+        own = ["runner=deployment", f"runner.data={data}", f"runner.clients={clients}"]
+        here = Path(settings(overrides).run.dir).absolute()
+        run_id = federation.run([*overrides, *own, f"hydra.run.dir={here}"])
+        federation.log(run_id)
+        while not (status := federation.status(run_id)).startswith(OVER):
+            time.sleep(LOOK)
+    if status != "finished:completed":
+        raise FedmedError(f"the run ended as {status}; see {here}/run.log and {folder}/*.log")
+    print(f"run directory: {here}")
+
+
+def divide(config: "Config", folder: Path) -> int:
+    """Write each client's folder and the server's, and return how many clients there are."""
+    from fedmed.data import store
+    from fedmed.data.table import Dataset, validate
+    from fedmed.deployment import node_data
+    from fedmed.engines.local import workers
+    from fedmed.partition.record import HELD_OUT
+
+    dataset: Dataset = config.dataset.build()
+    table = validate(dataset.table(), dataset)
+    assigned = config.partition.build().assign(table, dataset.targets)
+    prepared = store.prepare(
+        dataset, table, config.store, workers(config.runner), lambda done, total: None
+    )
+    for client, whose in assigned[~assigned["role"].isin(HELD_OUT)].groupby("client"):
+        own = folder / ("server" if client == -1 else f"client-{client}")
+        if not own.exists():
+            node_data.export(prepared, whose, own)
+        elif not node_data.holds(own, prepared, whose):
+            raise FedmedError(f"{own}: the images have changed since it was made; delete {folder}")
+    return int(assigned["client"].max()) + 1
