@@ -19,7 +19,13 @@ from sklearn.metrics import roc_auc_score
 from fedmed.data.table import labels as table_labels
 from fedmed.evaluation.bootstrap import DEBIASED, score
 from fedmed.evaluation.comparison import _crossed, compare, holm
-from fedmed.evaluation.intervals import LEAST, calibration, effective_patients, proportion
+from fedmed.evaluation.intervals import (
+    LEAST,
+    calibration,
+    effective_patients,
+    proportion,
+    variance_of_mean,
+)
 from fedmed.evaluation.metrics import accuracy_by_group, by_group, compared
 from fedmed.evaluation.subgroups import subgroups
 
@@ -96,6 +102,31 @@ def test_a_mean_is_known_from_as_many_patients_as_weigh_in_it() -> None:
     assert effective_patients([1.0], [10]) == pytest.approx(10)
     assert effective_patients([1.0, 1.0], [10, 10]) == pytest.approx(19)
     assert effective_patients([1.0, 0.0], [10, 500]) == pytest.approx(10)
+
+
+def test_a_rare_finding_that_happens_to_be_easy_is_not_exactly_known() -> None:
+    """By hand: ten patients, all above the rest, beside a hundred whose AUROC varies."""
+    drawn = np.array([[1.0, 1.0, 1.0, 1.0], [0.8, 0.9, 0.7, 0.8]])
+    common = np.var(drawn[1], ddof=1) * 100 / 99
+    rare = (0 * 10 + common * 100) / 2 / 10  # as patients of both vary on average
+    variance, patients = variance_of_mean(drawn, np.array([10, 100]), "auroc")
+    assert variance == pytest.approx((common + rare) / 4)
+    assert patients == pytest.approx(1 + (common + rare) ** 2 / (rare**2 / 9 + common**2 / 99))
+    over_all, _ = variance_of_mean(drawn, np.array([10, 100]), "brier")
+    assert over_all == pytest.approx(common / 4)
+
+
+def test_an_average_precision_is_taken_back_by_what_few_positives_add() -> None:
+    from test_evaluation import predictions
+
+    rng = np.random.default_rng(0)
+    labels = (np.arange(200) < 20).astype(np.float32)[:, None]
+    shown = predictions(rng.random((200, 1)) * 0.5 + 0.3 * labels, labels, np.arange(200))
+    found = score(shown, 200)
+    drawn, value = found.drawn("auprc"), found.value("auprc")
+    assert drawn.mean() > value
+    expected = proportion(2 * value - drawn.mean(), np.var(drawn, ddof=1) * 20 / 19, 20)
+    assert found.interval("auprc") == pytest.approx(expected)
 
 
 def test_calibration_without_noise_is_what_was_seen() -> None:
