@@ -1,7 +1,12 @@
-"""docs/privacy.md says what the code computes."""
+"""docs/privacy.md says what the code computes, and the pages are a site that needs no network."""
 
 import math
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,3 +138,25 @@ def test_groups_and_the_data_of_a_client() -> None:
     assert round(spent(1.0, 0.5, 36, replaced=True)) == 37
     assert "has ε = 26, and 71 for which data it has" in PAGE
     assert round(spent(1.0, 1.0, 18, replaced=True)) == 71
+
+
+def test_the_pages_are_a_site_without_a_dead_link_that_fetches_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = {page.stem for page in tmp_path.glob("*.html")}
+    assert pages >= {page.stem for page in (ROOT / "docs").glob("*.md")}
+    for page in tmp_path.glob("*.html"):
+        fetched = re.findall(r"<(?:script|img|iframe)[^>]* src=\"?(\S+)", page.read_text())
+        fetched += re.findall(
+            r"<link[^>]* rel=\"?(?:stylesheet|preload)[^>]* href=\"?(\S+)", page.read_text()
+        )
+        assert fetched
+        assert [address for address in fetched if "//" in address] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_pages_beside_the_site_have_no_dead_link(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
+        assert "://" in target or (ROOT / target).exists(), target
