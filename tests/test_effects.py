@@ -10,6 +10,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from fedmed.cli.help import package
 from fedmed.config import CONF, compose, parse
 from fedmed.config.compose import _compose
 from fedmed.core.errors import ConfigError
@@ -28,8 +29,8 @@ NEEDS = {
     "privacy=dpsgd": ("privacy.epsilon=1",),
 }
 GROUPS = (
-    *("dataset", "partition", "model", "strategy", "privacy", "client", "runner", "faults"),
-    "tracking",
+    *("dataset", "partition", "model", "strategy", "privacy", "client", "augment", "runner"),
+    *("faults", "tracking"),
 )
 CHOICES = [
     f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))
@@ -72,12 +73,11 @@ def parsed(config: DictConfig, group: str) -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_an_unknown_key_is_refused_at_every_depth(choice: str) -> None:
-    group = choice.partition("=")[0]
+    where = package(CONF / f"{choice.replace('=', '/')}.yaml")
     whole = _compose((choice, *needs(choice)))
     parse(copy.deepcopy(whole), build=False)
-    tree = OmegaConf.to_container(whole, resolve=False)
-    assert isinstance(tree, dict)
-    for path in nodes(tree[group], group):
+    tree = OmegaConf.to_container(OmegaConf.select(whole, where), resolve=False)
+    for path in nodes(tree, where):
         if path in OWN or path.endswith((".sets", ".findings")) or path == "partition.hospitals":
             continue  # findings that no dataset annotates are refused where patients are divided
         refuses(whole, path)

@@ -90,14 +90,14 @@ def _words_of(command: ArgumentParser) -> list[str]:
 
 
 def _overrides() -> Iterator[str]:
-    from fedmed.cli.help import ADDED, GROUPS, choices, keys
+    from fedmed.cli.help import ADDED, GROUPS, choices, keys, package
     from fedmed.config import CONF
 
     for group in GROUPS:
         for path in choices(group):
             yield f"+{group}={path.stem}" if group in ADDED else f"{group}={path.stem}"
             if group not in ADDED:
-                yield from (f"{group.replace('/', '.')}.{key.name}=" for key in keys(path))
+                yield from (f"{package(path)}.{key.name}=" for key in keys(path))
     yield from (f"{key.name}=" for key in keys(CONF / "config.yaml"))
 
 

@@ -36,6 +36,7 @@ GROUPS = (
     "strategy",
     "privacy",
     "client",
+    "augment",
     "runner",
     "faults",
     "tracking",
@@ -100,9 +101,16 @@ def keys(path: Path) -> list[Key]:
     return found
 
 
+def package(path: Path) -> str:
+    """Return where in the configuration the keys of a group's choice stand, dotted."""
+    given = re.match(r"# @package ([a-z.]+)\n", path.read_text(encoding="utf-8"))
+    return given[1] if given else ".".join(path.parent.relative_to(CONF).parts)
+
+
 def _choices(group: str) -> list[tuple[str, str]]:
-    prefix, rows = f"  {group.replace('/', '.')}.", []
+    rows = []
     for path in choices(group):
+        prefix = f"  {package(path)}."
         rows.append((f"[cyan]{path.stem}[/cyan]", _title(path)))
         rows += [(prefix + _assigned(key), key.meaning) for key in keys(path)]
     return rows
