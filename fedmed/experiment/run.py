@@ -1,10 +1,10 @@
 """One experiment, from its configuration to its run directory: the natural way of the data."""
 
 import logging
-import shlex
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from flwr.serverapp.strategy import Strategy
 from fedmed import config as cfg
 from fedmed import models
 from fedmed.client.context import device
-from fedmed.config import DPSGD, Config, Deployment, identity
+from fedmed.config import DPSGD, Config, Deployment, identity, wire
 from fedmed.core.errors import FedmedError, readable
 from fedmed.core.records import MetricRow
 from fedmed.core.seeding import fingerprint
 from fedmed.engines.deployment import connect
-from fedmed.engines.factory import engine_for
+from fedmed.engines.factory import opened
 from fedmed.engines.local import workers
 from fedmed.evaluation.bootstrap import score
 from fedmed.evaluation.metrics import AUROC, POSITIVES, accuracy_by_group, by_group, macro
@@ -31,12 +31,14 @@ from fedmed.experiment.data import Data, prepare
 from fedmed.experiment.remote_data import connected
 from fedmed.experiment.summary import summarise, with_scores
 from fedmed.federation.checkpoint import Checkpoint
-from fedmed.federation.faults import ClientFailure
+from fedmed.federation.exchange import Exchange
+from fedmed.federation.messages import RunContext
 from fedmed.federation.replies import TRAINED, VALIDATED, Terms
+from fedmed.federation.reply_filter import ClientFailure
 from fedmed.federation.rounds import Federation
 from fedmed.privacy import Ledger, PrivateStrategy, Unit
 from fedmed.privacy.assumptions import assumptions, caveats, guarantees
-from fedmed.privacy.budget import Spending
+from fedmed.privacy.budget import PrivacyBudget
 from fedmed.privacy.pixel_release import pixel_assumptions, pixel_releases
 from fedmed.runs.console import Console, config_line
 from fedmed.runs.directory import RunDirectory
@@ -47,17 +49,12 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: Config,
-    overrides: Sequence[str],
-    folder: Path,
-    console: Console,
-    grid: Grid | None = None,
+    overrides: Sequence[str], folder: Path, console: Console, grid: Grid | None = None
 ) -> dict[str, Any]:
     """Run an experiment, or go on with it, or recognise that it is done.
 
     Args:
-        config: the parsed configuration.
-        overrides: what it was composed from; all that a client is told.
+        overrides: what the configuration is composed from, as on the command line.
         folder: the run directory.
         console: where progress is shown.
         grid: Flower's, where Flower has started the run; else the runner makes its own.
@@ -68,6 +65,7 @@ def run(
     Raises:
         FedmedError: in one line, when something is wrong that the user can mend.
     """
+    config = cfg.compose(overrides)
     here = RunDirectory(folder)
     with here.locked():
         summary = _earlier(config, overrides, here)
@@ -140,17 +138,19 @@ def _run(
     grid: Grid | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    device(config.runner)  # refuse early what it cannot be run on
+    device(config.runner.device)  # refuse early what it cannot be run on
     check_key(config.tracking)
     console.say(config_line(config))
     strategy = config.strategy.server.build()
     network = models.build(config.model, config.seed, config.norm)
     if isinstance(config.privacy, DPSGD):
         models.check_private(network)
+    text = wire.dumps(config)
+    told = RunContext(text, wire.sha256(text), config.runner.device)
     hospitals = None
     if isinstance(config.runner, Deployment):
-        hospitals = connect(grid, config.runner, overrides, console.say)
-        data: Data = connected(config, here, hospitals.told)
+        hospitals = connect(grid, config.runner, told, console.say)
+        data: Data = connected(config, here, hospitals.reports)
     else:
         data = prepare(config, here, console, workers(config.runner))
     parameters_only = config.strategy.state == "parameters"
@@ -158,13 +158,14 @@ def _run(
     fresh = Checkpoint(bound, models.arrays_of(network, parameters_only))
     state = _resume(here, fresh, identity.surroundings(config), console)
     here.write_configuration(cfg.record(overrides))
-    ledger, spending = _accounts(config, strategy, data, state, here)
+    ledger, budget = _accounts(config, strategy, data, state, here)
     for caveat in ledger.caveats if ledger else ():
         console.say(caveat, "red")
     sizes = data.clients["train_images"].tolist()
-    told = _told(overrides, data, here)
-    engine = engine_for(config.runner, told, sizes, len(data.test), grid, hospitals)
-    with engine, Tracker(config, here.path, config.sha256[:16], console.warn) as tracker:
+    own = _with_files(told, data, here)
+    engines = opened(config.runner, own, sizes, len(data.test), console.warn, grid, hospitals)
+    tracking = Tracker(config, here.path, config.sha256[:16], console.warn)
+    with engines as (engine, score_test), tracking as tracker:
         if not config.withholds:  # who has how many of what is private too
             tracker.log_federation(data.clients, here.picture)
         tracker.replay(state.metrics)
@@ -177,19 +178,26 @@ def _run(
             console.round(round_, config.rounds, new, time.perf_counter() - started)
             log.info("round %d: %s", round_, [tuple(row[2:]) for row in new if row.client < 0])
 
+        exchange = Exchange(
+            engine,
+            told if hospitals else own,
+            config.faults,
+            console.client_done,
+            console.warn,
+        )
         validating = data.clients.query("val_images > 0")["client"]
         federation = Federation(
             config,
             strategy,
-            engine,
+            exchange,
+            score_test,
             _terms(config, data),
             data.truth,
             frozenset() if config.withholds else frozenset(validating),
             ledger,
-            spending,
+            budget,
             fingerprint(config.sha256, data.clients[["train_images", "val_images"]].to_numpy()),
             here.checkpoint,
-            console.client_done,
             console.warn,
         )
         setup = time.perf_counter() - started
@@ -205,7 +213,7 @@ def _run(
 
 def _accounts(
     config: Config, strategy: Strategy, data: Data, state: Checkpoint, here: RunDirectory
-) -> tuple[Ledger | None, Spending | None]:
+) -> tuple[Ledger | None, PrivacyBudget | None]:
     """Return the ledger of a run that releases anything privately, and who pays in it.
 
     Raises:
@@ -232,12 +240,12 @@ def _accounts(
     )
     if not state.round:
         ledger.begin_anew()
-    spending = None
+    budget = None
     if isinstance(config.privacy, DPSGD):
         units = data.units(config.privacy.unit)
-        spending = Spending(config, units, ledger, begins=not state.round)
+        budget = PrivacyBudget(config, units, ledger, begins=not state.round)
     ledger.record_lasting(data.hashes["data_sha256"], *of_pixels)
-    return ledger, spending
+    return ledger, budget
 
 
 def _protected(config: Config, strategy: Strategy, data: Data) -> dict[Unit, int]:
@@ -286,15 +294,15 @@ def _ledger_gone(here: RunDirectory) -> FedmedError:
     )
 
 
-def _told(overrides: Sequence[str], data: Data, here: RunDirectory) -> dict[str, str]:
-    """Return what every client is told about the run."""
-    return {
-        "overrides": shlex.join(overrides),
-        "store": str(data.store.path.resolve()),
-        "table": str(here.table.resolve()),
-        "partition": str(here.partition.resolve()),
-        "states": str(here.states.resolve()),
-    }
+def _with_files(run: RunContext, data: Data, here: RunDirectory) -> RunContext:
+    """Return what is told to clients that share this machine's files."""
+    return replace(
+        run,
+        store=str(data.store.path.resolve()),
+        table=str(here.table.resolve()),
+        partition=str(here.partition.resolve()),
+        states=str(here.states.resolve()),
+    )
 
 
 def _results(

@@ -12,7 +12,7 @@ from fedmed.core.records import MetricRow
 from fedmed.engines.local import workers
 from fedmed.experiment.data import Data
 from fedmed.federation.checkpoint import Checkpoint
-from fedmed.federation.faults import summary_of
+from fedmed.federation.reply_filter import summary_of
 from fedmed.partition import measure
 from fedmed.privacy import Ledger
 
