@@ -10,6 +10,8 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
+#: What is wrong with a key and not with its value, by pydantic's type of it.
+_OF_KEYS = {"extra_forbidden": "unknown key", "missing": "is missing"}
 Compose = Callable[[Sequence[str]], DictConfig]
 
 
@@ -73,12 +75,14 @@ def problems(error: ValidationError, raw: dict[str, Any]) -> Iterator[str]:
     messages: dict[str, list[str]] = {}
     inputs: dict[str, Any] = {}
     for problem in error.errors():
-        key = source(_key(problem["loc"], raw), raw)
-        unknown = problem["type"] == "extra_forbidden"
-        messages.setdefault(key, []).append("unknown key" if unknown else lower(problem["msg"]))
+        key = _key(problem["loc"], raw)
+        if problem["type"] == "missing":  # and so no part of the configuration
+            key = ".".join(filter(None, [key, str(problem["loc"][-1])]))
+        key = source(key, raw)
+        messages.setdefault(key, []).append(_OF_KEYS.get(problem["type"]) or lower(problem["msg"]))
         inputs[key] = problem["input"]
     for key, alternatives in messages.items():
-        got = "" if alternatives == ["unknown key"] else f", got {inputs[key]!r}"
+        got = "" if set(alternatives) <= set(_OF_KEYS.values()) else f", got {inputs[key]!r}"
         yield f"{key}: {' or '.join(alternatives)}{got}"
 
 
