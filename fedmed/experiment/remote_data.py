@@ -15,8 +15,6 @@ from fedmed.data.table import labels
 from fedmed.deployment import node_data
 from fedmed.deployment.node_data import NodeReport
 from fedmed.experiment.data import Data
-from fedmed.partition.figures import draw_partition
-from fedmed.runs.directory import RunDirectory
 
 RELEASED = "fedmed.privacy.release.Released"
 MOST = 1 << 40  # of anything that a hospital counts
@@ -62,7 +60,7 @@ class Remote(Data):
         return sum(int(str(one[key])) for one in self.reports)
 
 
-def connected(config: Config, here: RunDirectory, reports: list[NodeReport]) -> Remote:
+def connected(config: Config, reports: list[NodeReport]) -> Remote:
     """Return the data of a deployed run: the server's own test patients, and what hospitals report.
 
     Raises:
@@ -79,14 +77,10 @@ def connected(config: Config, here: RunDirectory, reports: list[NodeReport]) -> 
     if set(assigned["role"]) != {"test"}:
         raise DataError(f"{config.runner.data}: the server's folder holds more than test patients")
     columns = ["client", "sites", "patients", "images", "train_images", "val_images"]
-    shown = tuple(target for target in targets if target in reports[0])
-    clients = pd.DataFrame(reports)[[*columns, *shown]]
-    own.table.to_parquet(here.table)
-    partition.save(assigned, here.partition)
-    here.write_csv(clients, "clients.csv")
-    if shown:
-        draw_partition(clients, shown, here.picture)
-    return Remote(None, own, assigned, clients, own.table, labels(own.table, targets), [], reports)
+    counted = tuple(target for target in targets if target in reports[0])
+    clients = pd.DataFrame(reports)[[*columns, *counted]]
+    truth = labels(own.table, targets)
+    return Remote(None, own, assigned, clients, counted, own.table, truth, [], reports)
 
 
 def _checked(client: int, report: NodeReport, targets: Sequence[str]) -> NodeReport:

@@ -40,6 +40,7 @@ from fedmed.privacy.budget import PrivacyBudget
 log = logging.getLogger(__name__)
 
 POOLED = -1  # the client of a metric that is of no one client
+OnUpdate = Callable[[int], Sequence[MetricRow]]
 OnRound = Callable[[int, Sequence[MetricRow]], None]
 
 
@@ -76,11 +77,15 @@ class Federation:
     checkpoint: Path
     say: Callable[[str], None]
 
-    def run(self, state: Checkpoint, on_round: OnRound) -> tuple[Checkpoint, Floats]:
+    def run(
+        self, state: Checkpoint, on_update: OnUpdate, on_round: OnRound
+    ) -> tuple[Checkpoint, Floats]:
         """Take the run from ``state`` through its last round.
 
         Args:
             state: where the run stands.
+            on_update: called with each round whose aggregate stands; returns what else is to be
+                recorded of it.
             on_round: called with each round and its metrics; 0 is the evaluation before the first.
 
         Returns:
@@ -105,7 +110,7 @@ class Federation:
                 self.say(f"no client can pay for round {round_}: the run ends here")
                 break
             done = len(state.metrics)
-            state, scores = self._round(round_, state)
+            state, scores = self._round(round_, state, on_update)
             on_round(round_, state.metrics[done:])
         if scores is None:  # cut off between the last checkpoint and the end
             scores = self.score(to_record(state.arrays))
@@ -123,7 +128,9 @@ class Federation:
                     "the run would wait for ever"
                 )
 
-    def _round(self, round_: int, state: Checkpoint) -> tuple[Checkpoint, Floats | None]:
+    def _round(
+        self, round_: int, state: Checkpoint, on_update: OnUpdate
+    ) -> tuple[Checkpoint, Floats | None]:
         started = time.perf_counter()
         scores = None
         rows, arrays = self._train(round_, to_record(state.arrays))
@@ -132,7 +139,7 @@ class Federation:
             rows += self._validate(round_, arrays)
             test_rows, scores = self._test(round_, arrays)
             rows += test_rows
-        rows += self._spent(round_)
+        rows += on_update(round_)
         rows += self._moved(round_, state)
         state = Checkpoint(
             data=state.data,
@@ -210,19 +217,6 @@ class Federation:
 
     def _spent_out(self, round_: int) -> bool:
         return self.budget is not None and self.budget.exhausted(round_)
-
-    def _spent(self, round_: int) -> list[MetricRow]:
-        """Return ε of each unit, and of each client's, so far."""
-        rows: list[MetricRow] = []
-        for i, unit in enumerate(self.ledger.units() if self.ledger else ()):
-            assert self.ledger
-            name = "epsilon" if i == 0 else f"epsilon/{unit}"  # units do not mix
-            per_client = self.ledger.per_client(unit)
-            rows += [
-                MetricRow(round_, "privacy", k, name, value) for k, value in per_client.items()
-            ]
-            rows.append(MetricRow(round_, "privacy", POOLED, name, self.ledger.epsilon(unit)))
-        return rows
 
     def _moved(self, round_: int, before: Checkpoint) -> list[MetricRow]:
         """Return the array bytes that the round has moved."""

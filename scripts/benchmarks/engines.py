@@ -57,7 +57,7 @@ def command(overrides: Sequence[str], folder: Path) -> dict[str, float]:
     whole = time.time() - began
     ends, first = {}, 0.0
     for line in (folder / "run.log").read_text().splitlines():
-        if " fedmed.experiment.run: round " in line:
+        if " fedmed.experiment.callbacks: round " in line:
             ends[int(line.split(": round ")[1].split(":")[0])] = moment(line)
         if " fedmed.federation.rounds: round 1 begins" in line:
             first = moment(line) - began
