@@ -44,7 +44,7 @@ TINY = (
 
 #: Modules whose tests start processes, servers or whole runs; ``make fast`` leaves them out.
 SLOW = (
-    *("audit", "bad_input", "cells", "contents", "damage", "datasets_hospital"),
+    *("audit", "bad_input", "callbacks", "cells", "contents", "damage", "datasets_hospital"),
     *("datasets_small", "effects", "engines", "experiments", "faults", "federation", "fuzz"),
     *("identity", "ids", "images", "labels", "layout", "papers", "pixels_matrix", "privacy"),
     *("private_step", "release", "replies", "report", "reproducibility", "robust"),

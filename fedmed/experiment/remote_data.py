@@ -32,11 +32,11 @@ class Remote(Data):
 
     @property
     def hashes(self) -> dict[str, str]:  # noqa: D102
-        everyone = [self.store.sha256, *(str(one["data_sha256"]) for one in self.reports)]
-        whose = [str(one["partition_sha256"]) for one in self.reports]
+        data = [self.store.sha256, *(str(one["data_sha256"]) for one in self.reports)]
+        parts = [str(one["partition_sha256"]) for one in self.reports]
         return {
-            "data_sha256": hashlib.sha256("".join(everyone).encode()).hexdigest(),
-            "partition_sha256": hashlib.sha256("".join(whose).encode()).hexdigest(),
+            "data_sha256": hashlib.sha256("".join(data).encode()).hexdigest(),
+            "partition_sha256": hashlib.sha256("".join(parts).encode()).hexdigest(),
         }
 
     @property
