@@ -245,6 +245,8 @@ def test_a_task_travels_and_a_hospitals_own_stays_its_own(tmp_path: Path) -> Non
     assert TaskSpec.of(message(one), own).run.states == "/elsewhere"
     with pytest.raises(FedmedError, match="a message to client 2 came to client 3"):
         TaskSpec.of(message(one), node(**(hospital | {"partition-id": 3})))
+    with pytest.raises(FedmedError, match="a message to client 2 came to client None"):
+        TaskSpec.of(message(one), node(data=str(tmp_path)))
     with pytest.raises(ConfigError, match="device: takes auto, cpu, cuda, got 'tpu'"):
         device("tpu")  # type: ignore[arg-type]
 

@@ -236,6 +236,6 @@ def callbacks_of(
         MetricsFile(run_dir),
         *([PrivacyRows(accounts.ledger)] if accounts.ledger else []),
         Log(),
-        Terminal(console, config.rounds, accounts.caveats, run_dir, began),
         Mirror(config, data, run_dir, console),
+        Terminal(console, config.rounds, accounts.caveats, run_dir, began),  # the result comes last
     )

@@ -136,7 +136,7 @@ class TaskSpec(_Turn):
             FedmedError: if it is another version's, or meant for another hospital.
         """
         task = cls(**_read(message, TASK, _Turn), run=RunContext.of(message, context))
-        own = context.node_config.get("partition-id", task.client)
+        own = context.node_config.get("partition-id")
         if "data" in context.node_config and own != task.client:
             raise FedmedError(f"a message to client {task.client} came to client {own}")
         return task
