@@ -48,10 +48,10 @@ from pydantic import Field
 
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
+from fedmed.federation.messages import ARRAYS, CONFIG, RELEASE
 from fedmed.flower.strategies import Aggregation
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
-from fedmed.privacy.events import RELEASE
 from fedmed.privacy.noise import Source, source
 from fedmed.training.hooks import LocalRule
 
@@ -139,17 +139,17 @@ class NoisyUpdate(LocalRule):
         """Replace the trained arrays by the global ones plus the clipped, noisy update."""
         if self.noise == "central":
             return
-        start, config = sent.array_records["arrays"], sent.config_records["config"]
+        start, config = sent.array_records[ARRAYS], sent.config_records[CONFIG]
         norm, cohort = float(str(config["clip-norm"])), int(str(config["cohort"]))
         share = 1.0 if self.noise == "local" else 1 / math.sqrt(cohort)
-        update, vote = clip(content.array_records["arrays"], start, norm)
+        update, vote = clip(content.array_records[ARRAYS], start, norm)
         settings = [self.noise, self.update_noise, self.quantile, self.count_noise, norm, cohort]
         draws = source(
             seed_of(seed, "update"), CPU, self.secure_noise, settings, start, update, vote
         )
         noise = gaussian(update, share * self.update_noise * norm, draws)
         noisy = {k: w + update[k] + noise[k] for k, w in from_record(start).items()}
-        content["arrays"] = to_record({k: w.astype(np.float32) for k, w in noisy.items()})
+        content[ARRAYS] = to_record({k: w.astype(np.float32) for k, w in noisy.items()})
         if self.quantile is not None:
             vote += share * self.count_noise * float(draws.normal(1))
             content[CLIPPING] = ConfigRecord({"vote": vote})

@@ -44,7 +44,7 @@ TINY = (
 
 #: Modules whose tests start processes, servers or whole runs; ``make fast`` leaves them out.
 SLOW = (
-    *("audit", "bad_input", "cells", "cli", "contents", "damage", "datasets_hospital"),
+    *("audit", "bad_input", "callbacks", "cells", "cli", "contents", "damage", "datasets_hospital"),
     *("datasets_small", "effects", "engines", "experiments", "faults", "federation", "fuzz"),
     *("identity", "ids", "images", "labels", "layout", "papers", "pixels_matrix", "privacy"),
     *("private_step", "release", "replies", "report", "reproducibility", "robust"),
@@ -84,9 +84,7 @@ def launch(store: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def launch(*overrides: str, folder: Path | None = None) -> dict[str, Any]:
         overrides = (*overrides, f"store={store}")
         with Console() as console:
-            return run(
-                fedmed.config.compose(overrides), overrides, folder or tmp_path / "run", console
-            )
+            return run(overrides, folder or tmp_path / "run", console)
 
     return launch
 
@@ -145,15 +143,14 @@ def nih_standin(tmp_path: Path) -> Iterator[Path]:
 def swept(folder: Path, *overrides: str, into: Path | None = None) -> Path:
     """Run an experiment in this process, and leave what Hydra leaves; return its folder."""
     asked = (*overrides, f"store={folder / 'store'}")
-    config = fedmed.config.compose(asked)
     if into is None:
-        into = folder / "runs" / config.sha256[:16]
+        into = folder / "runs" / fedmed.config.compose(asked).sha256[:16]
         hydra = into / ".hydra"
         hydra.mkdir(parents=True)
         for name, content in fedmed.config.record(asked).items():
             OmegaConf.save(content, hydra / name)
     with Console() as console:
-        run(config, asked, into, console)
+        run(asked, into, console)
     return into
 
 

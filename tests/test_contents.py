@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -461,7 +462,9 @@ def test_images_that_two_patients_share_are_told(root: Path, tmp_path: Path) -> 
     asked = ["dataset=folder", *folder(root), f"dataset.size={SIDE}", "partition=iid",
              "partition.clients=2", f"store={tmp_path / 'store'}"]  # fmt: skip
     with Console() as console:
-        prepared = data.prepare(compose(asked), here, console, 0)
+        prepared = data.prepare(compose(asked), partial(console.show, "images"), 0)
+        data.save(prepared, here)
+        data.review(prepared, here, console.warn)
     told = pd.read_csv(here.path / "duplicates.csv")
     groups = told.groupby("group")["image"].agg(set).tolist()
     assert groups == [{"0.dcm", "5.dcm"}, {"1.dcm", "3.dcm"}]
@@ -488,7 +491,8 @@ def test_images_of_one_grey_level_are_told(tmp_path: Path) -> None:
     ]
     for _ in range(2):  # built, and found
         with Console() as console:
-            prepared = data.prepare(compose(asked), here, console, 0)
+            prepared = data.prepare(compose(asked), partial(console.show, "images"), 0)
+            data.save(prepared, here)
         told = pd.read_csv(here.path / "one_grey_level.csv")
         assert told["image"].tolist() == ["3.png", "12.png"]
         assert "2 images are of one grey level" in prepared.caveats[-1]

@@ -34,7 +34,7 @@ def finished(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     overrides = (*SMALL, f"store={store}")
     with Console() as console:
-        run(compose(overrides), overrides, folder, console)
+        run(overrides, folder, console)
     return folder
 
 

@@ -52,7 +52,7 @@ def local(store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The weights' hash in the local pool."""
     overrides = (*CONFIG, "runner.workers=2", f"store={store}")
     with Console() as console:
-        done = run(compose(overrides), overrides, tmp_path_factory.mktemp("local"), console)
+        done = run(overrides, tmp_path_factory.mktemp("local"), console)
     return str(done["model_sha256"])
 
 

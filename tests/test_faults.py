@@ -73,7 +73,7 @@ def without_client_3(store: Path, tmp_path_factory: pytest.TempPathFactory) -> s
     overrides = (*TINY, *EXCLUDE, _inject("dropout"), f"store={store}")
     with Console() as console:
         folder = tmp_path_factory.mktemp("without")
-        return str(run(compose(overrides), overrides, folder, console)["model_sha256"])
+        return str(run(overrides, folder, console)["model_sha256"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

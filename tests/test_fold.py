@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import FedAvg, FedMedian
 
 from fedmed.config import CONF, compose
 from fedmed.core.errors import ConfigError
-from fedmed.federation.aggregation import fold
+from fedmed.federation.aggregation import streaming_mean
 from fedmed.flower import process
 from fedmed.flower.strategies import aggregation_of
 from fedmed.models import from_record, to_record
@@ -47,7 +47,7 @@ def test_folded_is_what_the_strategy_makes_of_all(name: str) -> None:
     process.host()
     start = to_record({"w": np.ones((4, 5), "f"), "b": np.ones(7, "f")})
     aggregates = []
-    for given in (list(replies()), fold(replies(), "weight")):
+    for given in (list(replies()), streaming_mean(replies(), "weight")):
         strategy = ALL[name].strategy.server.build()
         strategy.configure_train(1, start, ConfigRecord(), Nodes())
         arrays, _ = strategy.aggregate_train(1, given)
@@ -72,14 +72,14 @@ def test_no_reply_outlives_its_turn(name: str) -> None:
             gone.append(weakref.ref(reply.content))
             yield reply
 
-    given = watched() if HOW[name] == "own" else fold(watched(), "weight")
+    given = watched() if HOW[name] == "own" else streaming_mean(watched(), "weight")
     arrays, _ = strategy.aggregate_train(1, given)
     assert arrays is not None
     assert len(gone) == len(SIZES)
 
 
 def test_nothing_folds_to_nothing() -> None:
-    assert fold([], "weight") == []
+    assert streaming_mean([], "weight") == []
 
 
 class Renamed(FedAvg):

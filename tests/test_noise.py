@@ -16,9 +16,9 @@ from fedmed.config import DPSGD, Config, compose
 from fedmed.core.seeding import fingerprint
 from fedmed.data.examples import Examples
 from fedmed.datasets.phantom import Phantom
+from fedmed.federation.messages import RELEASE
 from fedmed.models import from_record, to_record
 from fedmed.privacy import mechanisms
-from fedmed.privacy.events import RELEASE
 from fedmed.privacy.noise import Seeded, _generator, source
 from fedmed.privacy.release import Released, patient_counts
 from fedmed.strategies.dp_fedavg import CLIPPING

@@ -23,7 +23,7 @@ from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.privacy import Event, Ledger, epsilon
 from fedmed.privacy.accounting import PRV, RENYI, cross_checks, noise_for
 from fedmed.privacy.assumptions import caveats
-from fedmed.privacy.budget import Spending, planned, schedule
+from fedmed.privacy.budget import PrivacyBudget, planned, schedule
 from fedmed.privacy.events import Unit
 from fedmed.runs.console import _guarantee
 from fedmed.runs.directory import RunDirectory
@@ -225,16 +225,16 @@ def test_schedule_and_plan() -> None:
 def test_a_client_stops_before_it_would_pass_its_budget(tmp_path: Path) -> None:
     config = compose([*TINY, *DP, "privacy.noise_multiplier=1", "privacy.epsilon=4"])
     ledger = Ledger.open(tmp_path / "ledger.json", {"patient": DELTA})
-    spending = Spending(config, [40, 400], ledger)
-    admitted = [spending.admit(round_, [0, 1]) for round_ in range(1, 30)]
-    assert admitted[0] == [0, 1]
-    assert admitted[-1] == [1]
+    budget = PrivacyBudget(config, [40, 400], ledger)
+    authorised = [budget.authorise(round_, [0, 1]) for round_ in range(1, 30)]
+    assert authorised[0] == [0, 1]
+    assert authorised[-1] == [1]
     stop = ledger.stopped[0]
-    assert admitted[stop - 2 : stop] == [[0, 1], [1]]
+    assert authorised[stop - 2 : stop] == [[0, 1], [1]]
     assert ledger.per_client("patient")[0] <= 4
     one_more = [*ledger.of_client("patient", 0), ledger.of_client("patient", 0)[0]]
     assert epsilon(one_more, DELTA) > 4
-    assert spending.admit(1, [0, 1]) == [0, 1]  # run again after a crash: it is paid for
+    assert budget.authorise(1, [0, 1]) == [0, 1]  # run again after a crash: it is paid for
 
 
 def test_epsilon_accumulates_over_the_rounds_by_the_steps_taken(

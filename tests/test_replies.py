@@ -28,12 +28,12 @@ from fedmed.config import Faults
 from fedmed.core.errors import FedmedError
 from fedmed.core.records import MetricRow
 from fedmed.core.texts import LogFormatter, cell, printable
-from fedmed.federation.aggregation import fold
+from fedmed.federation.aggregation import streaming_mean
 from fedmed.federation.engine import Engine
-from fedmed.federation.faults import Gate
-from fedmed.federation.messages import BRIEF
+from fedmed.federation.exchange import Exchange
+from fedmed.federation.messages import TASK, RunContext
 from fedmed.federation.replies import Terms
-from fedmed.federation.rounds import Federation
+from fedmed.federation.reply_filter import ReplyFilter
 from fedmed.flower import process
 from fedmed.flower.arrays import record_of
 from fedmed.report.render import _tex, escape
@@ -43,7 +43,6 @@ from fedmed.training.hooks import LocalRule
 
 SHAPES = {"w": (3, 4), "b": (4,), "scale": ()}
 SIZES = {0: 10, 1: 7, 2: 350, 3: 23}  # training images of each client
-FOLDER: dict[str, Any] = dict.fromkeys(("overrides", "store", "table", "partition", "states"), "")
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 POLICY = Faults(on_failure="exclude", min_clients=1, deadline=None, max_norm=1e9, inject=())
 
@@ -51,19 +50,16 @@ POLICY = Faults(on_failure="exclude", min_clients=1, deadline=None, max_norm=1e9
 class Wire(Engine):
     """Delivers what it is given."""
 
-    replies: dict[int, RecordDict | Error]
+    def __init__(self, replies: dict[int, RecordDict | Error]) -> None:
+        super().__init__(len(SIZES))
+        self.replies = replies
 
-    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Iterator[Message]:
-        for order in messages:
-            self._sent(order)
-            answer = self.replies[self.client_of(order.metadata.dst_node_id)]
-            if isinstance(answer, Error):
-                yield Message(answer, reply_to=order)
-            else:
-                yield self._received(order, answer)
-
-    def score(self, arrays: ArrayRecord) -> Any:
-        raise NotImplementedError
+    def exchange(
+        self, messages: Any, tasks: Any, timeout: float | None = None
+    ) -> Iterator[Message]:
+        for message in messages:
+            answer = self.replies[tasks[message.metadata.dst_node_id].client]
+            yield Message(answer, reply_to=message)
 
 
 def weights(client: int) -> dict[str, NDArray[np.float32]]:
@@ -78,23 +74,19 @@ def honest(client: int) -> RecordDict:
 
 def play(
     answers: dict[int, RecordDict | Error],
-) -> tuple[Gate, dict[str, NDArray[Any]], list[MetricRow]]:
+) -> tuple[ReplyFilter, dict[str, NDArray[Any]], list[MetricRow]]:
     """Have answers go through engine, filter and average as in a round."""
     process.host()
-    wire = Wire(len(SIZES), FOLDER)
-    wire.replies = answers
+    wire = Wire(answers)
     terms = Terms(SIZES, "examples", frozenset({"steps"}))
     with Console() as console:
-        gate = Gate(POLICY, 1, wire.client_of, print, wire.states.undo, console.warn, terms)
+        exchange = Exchange(wire, RunContext("", "", "cpu"), POLICY, print, console.warn)
         sent = RecordDict({"arrays": record_of({k: np.zeros(s, "f") for k, s in SHAPES.items()})})
-        orders = [Message(sent, node, "train") for node in wire.get_node_ids()]
-        federation = object.__new__(Federation)
-        federation.engine = wire
-        federation.config = type("Config", (), {"faults": POLICY})  # type: ignore[assignment]
-        rows: list[MetricRow] = []
-        (mean,) = fold(federation._exchange(gate, "train", orders, rows), "weight")
+        messages = [Message(sent, node, "train") for node in wire.get_node_ids()]
+        replies = exchange.ask(1, "train", messages, terms)
+        (mean,) = streaming_mean(replies, "weight")
     arrays = {k: a.numpy() for k, a in mean.content.array_records["arrays"].items()}
-    return gate, arrays, rows
+    return replies.filter, arrays, replies.metrics
 
 
 def npy(values: NDArray[Any], pickled: bool = False) -> bytes:
@@ -190,8 +182,8 @@ def test_hostile_clients_are_left_out_and_nobody_else(data: st.DataObject, evil:
     answers: dict[int, RecordDict | Error] = {
         k: data.draw(hostile(k)) if k in evil else honest(k) for k in SIZES
     }
-    gate, mean, rows = play(answers)
-    assert set(gate.excluded) == evil
+    accepted, mean, rows = play(answers)
+    assert set(accepted.excluded) == evil
     rest = [k for k in SIZES if k not in evil]
     total = float(sum(SIZES[k] for k in rest))
     for name, values in mean.items():
@@ -202,7 +194,7 @@ def test_hostile_clients_are_left_out_and_nobody_else(data: st.DataObject, evil:
         assert values.dtype == np.float32
         assert values.tobytes() == expected.tobytes()
     assert {row.client for row in rows} == set(rest)
-    for fault in gate.excluded.values():
+    for fault in accepted.excluded.values():
         assert fault.what.isprintable()
         assert len(fault.what) < 1200
 
@@ -221,8 +213,8 @@ def test_honest_answers_count_whatever_their_encoding() -> None:
     assert set(play(dict(answers))[0].excluded) == {1}
     answers = {k: honest(k) for k in SIZES}
     answers[1] = RecordDict({"arrays": theirs, "numbers": honest(1)["metrics"]})
-    gate, mean, _ = play(answers)
-    assert not gate.excluded
+    accepted, mean, _ = play(answers)
+    assert not accepted.excluded
     for name in SHAPES:
         assert mean[name].tobytes() == expected[name].tobytes()
 
@@ -238,7 +230,7 @@ class Hostile(LocalRule):
         self.clients = clients
 
     def reply(self, sent: RecordDict, content: RecordDict, seed: int) -> None:
-        client = int(str(sent.config_records[BRIEF]["client"]))
+        client = int(str(sent.config_records[TASK]["client"]))
         arrays, how = content.array_records["arrays"], self.clients.get(client)
         name = next(iter(arrays))
         if how == "weight":

@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,21 @@ OFFLINE = ("tracking.mode=offline", "name=tracked")
 
 
 def records(folder: Path) -> list[Any]:
-    """Return the records of the run's wandb file."""
+    """Return the records of the run's wandb file, once its service has written the last of them.
+
+    wandb's ``finish`` returns a moment before.
+    """
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    found = []
-    for data in leveldb_log(file.read_bytes()[7:]):  # after wandb's own header
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        found.append(record)
-    return found
+    until = time.monotonic() + 30
+    while True:
+        found = []
+        for data in leveldb_log(file.read_bytes()[7:]):  # after wandb's own header
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            found.append(record)
+        if time.monotonic() > until or any(r.WhichOneof("record_type") == "exit" for r in found):
+            return found
+        time.sleep(0.1)
 
 
 def leveldb_log(data: bytes, header: int = 7) -> Iterator[bytes]:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import join
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +12,7 @@ from yaml import safe_load
 from fedmed import config as cfg
 from fedmed import models, partition
 from fedmed.audit.canaries import FLIPPED, MARKED, OUT
-from fedmed.client.context import Workplace, workplace
+from fedmed.client.context import ClientContext, open_context
 from fedmed.config import identity
 from fedmed.core.errors import FedmedError
 from fedmed.data import store
@@ -100,12 +99,12 @@ class Bench:
     """Where models of one configuration are queried: its network and its images.
 
     Attributes:
-        here: the run's workplace.
+        context: a client's of the run.
         rows: of the images of the patients in question.
         patients: whose they are.
     """
 
-    here: Workplace
+    context: ClientContext
     rows: np.ndarray[tuple[int], np.dtype[np.intp]]
     patients: list[str]
 
@@ -124,23 +123,20 @@ class Bench:
         if prepared.sha256 != run.summary["data_sha256"]:
             raise FedmedError(f"{run.folder}: the dataset has changed since the run")
         kept = RunDirectory(run.folder)
-        here = workplace(
-            join(run.overrides),
-            str(prepared.path.resolve()),
-            str(kept.table.resolve()),
-            str(kept.partition.resolve()),
+        context = open_context(
+            run.config, run.config.runner.device, prepared.path, kept.table, kept.partition
         )
-        mine = here.index[here.index["patient"].isin(patients)]
-        return cls(here, mine.index.to_numpy(), mine["patient"].tolist())
+        own = context.index[context.index["patient"].isin(patients)]
+        return cls(context, own.index.to_numpy(), own["patient"].tolist())
 
     @property
     def labels(self) -> Floats:
         """The labels of the images, n×T."""
-        return self.here.labels[self.rows]
+        return self.context.labels[self.rows]
 
     def query(self, weights: models.Arrays) -> Floats:
         """Return a model's probabilities of the images, n×T: all that a black box tells."""
-        self.here.receive(models.to_record(weights))
-        examples = Examples(self.here.pixels, self.here.labels, self.rows)
-        own_statistics = self.here.config.strategy.state == "parameters"
-        return predict(self.here.network, examples, batch_statistics=own_statistics)
+        self.context.receive(models.to_record(weights))
+        examples = Examples(self.context.pixels, self.context.labels, self.rows)
+        own_statistics = self.context.config.strategy.state == "parameters"
+        return predict(self.context.network, examples, batch_statistics=own_statistics)

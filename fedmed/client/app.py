@@ -5,26 +5,31 @@ It knows no engine: the same app serves the local pool, Flower's simulation and 
 
 import json
 from pathlib import Path
-from shlex import split
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedmed import config as cfg
 from fedmed import models
-from fedmed.client.context import Workplace, workplace
+from fedmed.client.context import ClientContext, context_of
 from fedmed.client.fault_injection import inject
-from fedmed.client.redaction import discreet
+from fedmed.client.redaction import redact_errors
 from fedmed.client.state import at_rest
-from fedmed.config import DPSGD, identity
+from fedmed.config import DPSGD, identity, wire
 from fedmed.core.records import EXAMPLES, WEIGHT
 from fedmed.core.seeding import seed_of
 from fedmed.data.examples import predict
 from fedmed.deployment import node_data
 from fedmed.evaluation import metrics
-from fedmed.federation.messages import Brief
-from fedmed.federation.replies import METRICS
-from fedmed.privacy.budget import NOISE
+from fedmed.federation.messages import (
+    ARRAYS,
+    CONFIG,
+    DESCRIBE,
+    METRICS,
+    NODE_REPORT,
+    NOISE,
+    RunContext,
+    TaskSpec,
+)
 from fedmed.privacy.release import utility
 from fedmed.training import sgd
 from fedmed.training.dpsgd import train as dpsgd
@@ -35,26 +40,26 @@ BUFFERS = "buffers"  # the record of norm statistics that stay with the client
 app = ClientApp()
 
 
-@app.train(mods=[discreet, at_rest, inject])
+@app.train(mods=[redact_errors, at_rest, inject])
 def train(message: Message, context: Context) -> Message:
     """Train on the client's training patients and return its weights."""
-    here, client, round_ = _arrive(message, context)
-    config, privacy = here.config, here.config.privacy
-    examples = here.examples("train", client)
+    own, spec = _open(message, context)
+    config, privacy = own.config, own.config.privacy
+    examples = own.examples("train", spec.client)
     rule = config.strategy.local.build() if config.strategy.local else LocalRule()
-    seed = seed_of(config.seed, "train", round_, client)
+    seed = seed_of(config.seed, "train", spec.round, spec.client)
     decisive = json.dumps(identity.decisive(config), sort_keys=True)  # the data have other keys
     if isinstance(privacy, DPSGD):
-        unit = here.units("train", client)
-        noise = message.content.config_records["config"][NOISE]
+        unit = own.units("train", spec.client)
+        noise = message.content.config_records[CONFIG][NOISE]
         assert isinstance(noise, list)
         loss, steps = dpsgd.train(
-            here.network,
+            own.network,
             examples,
             unit,
             config.client,
             privacy,
-            float(noise[client]),
+            float(noise[spec.client]),
             rule,
             context.state,
             seed,
@@ -62,33 +67,33 @@ def train(message: Message, context: Context) -> Message:
         )
         size = int(unit.max()) + 1
     else:
-        loss, steps = sgd.train(here.network, examples, config.client, rule, context.state, seed)
+        loss, steps = sgd.train(own.network, examples, config.client, rule, context.state, seed)
         size = len(examples)
     parameters_only = config.strategy.state == "parameters"
-    if parameters_only and (buffers := models.buffers_of(here.network)):
+    if parameters_only and (buffers := models.buffers_of(own.network)):
         context.state[BUFFERS] = models.to_record(buffers)
-    arrays = models.to_record(models.arrays_of(here.network, parameters_only))
+    arrays = models.to_record(models.arrays_of(own.network, parameters_only))
     values = _metrics(config.strategy.weighting, size, steps=steps)
     if not config.withholds:
         values["loss"] = loss
-    content = RecordDict({"arrays": arrays, METRICS: values})
+    content = RecordDict({ARRAYS: arrays, METRICS: values})
     rule.reply(message.content, content, seed_of(seed, "reply", decisive))
     return Message(content, reply_to=message)
 
 
-@app.evaluate(mods=[discreet, at_rest, inject])
+@app.evaluate(mods=[redact_errors, at_rest, inject])
 def evaluate(message: Message, context: Context) -> Message:
     """Score the global weights on the client's validation patients."""
-    here, client, _ = _arrive(message, context)
-    examples = here.examples("val", client)
-    scores = predict(here.network, examples)
+    own, spec = _open(message, context)
+    examples = own.examples("val", spec.client)
+    scores = predict(own.network, examples)
     truth = examples.labels[examples.rows]
-    targets = tuple(here.config.dataset.arguments["targets"])
+    targets = tuple(own.config.dataset.arguments["targets"])
     auroc = metrics.per_target(scores, truth, targets)["auroc"]
-    patients = here.index.loc[examples.rows, "patient"]
+    patients = own.index.loc[examples.rows, "patient"]
     positives = metrics.positives(truth, patients.to_numpy(), targets)
     loss, served = metrics.bce(scores, truth), utility(scores, truth, patients.tolist())
-    weighting = here.config.strategy.weighting
+    weighting = own.config.strategy.weighting
     values = _metrics(weighting, len(examples), loss=loss, utility=served)
     # By finding: over which of them clients can be compared only the server sees.
     values[metrics.AUROC] = [auroc.get(target, float("nan")) for target in targets]
@@ -96,29 +101,29 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(RecordDict({METRICS: values}), reply_to=message)
 
 
-@app.query("describe", mods=[discreet])
+@app.query(DESCRIBE.partition(".")[2], mods=[redact_errors])
 def describe(message: Message, context: Context) -> Message:
     """Tell who this hospital is and how many patients and images it has.
 
     How many of them show each target is told too, unless nothing but noisy weights may leave.
     """
-    overrides = str(message.content.config_records["config"]["overrides"])
-    config = cfg.compose(split(overrides), build=False)
-    targets = () if config.withholds else tuple(config.dataset.arguments["targets"])
+    run = RunContext.of(message, context)
+    task = wire.loads(run.config, run.config_sha256)
+    targets = () if task.withholds else tuple(task.dataset.arguments["targets"])
     client, folder = context.node_config["partition-id"], Path(str(context.node_config["data"]))
-    told = ConfigRecord({"client": int(str(client)), **node_data.describe(folder, targets)})
-    return Message(RecordDict({"described": told}), reply_to=message)
+    report = ConfigRecord({"client": int(str(client)), **node_data.describe(folder, targets)})
+    return Message(RecordDict({NODE_REPORT: report}), reply_to=message)
 
 
-def _arrive(message: Message, context: Context) -> tuple[Workplace, int, int]:
-    """Return the workplace with the network as the client has it, the client and the round."""
-    brief = Brief.of(message, context)
-    here = workplace(brief.overrides, brief.store, brief.table, brief.partition)
-    arrays, own = message.content["arrays"], context.state.get(BUFFERS)
+def _open(message: Message, context: Context) -> tuple[ClientContext, TaskSpec]:
+    """Return what the client has, its network as the message sets it, and what is to be done."""
+    spec = TaskSpec.of(message, context)
+    own = context_of(spec.run)
+    arrays, buffers = message.content[ARRAYS], context.state.get(BUFFERS)
     assert isinstance(arrays, ArrayRecord)
-    assert isinstance(own, ArrayRecord | None)
-    here.receive(arrays, own)
-    return here, brief.client, brief.round
+    assert isinstance(buffers, ArrayRecord | None)
+    own.receive(arrays, buffers)
+    return own, spec
 
 
 def _metrics(weighting: str, examples: int, **values: float) -> MetricRecord:

@@ -1,11 +1,9 @@
 """A process's view of the run: its config, its data and one network, opened once and kept."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from shlex import split
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,28 +14,30 @@ from torch import nn
 
 from fedmed import config as cfg
 from fedmed import models
+from fedmed.config import wire
 from fedmed.core.errors import ConfigError
 from fedmed.data.examples import Examples, predict
 from fedmed.data.store import Pixels, pixels_of
 from fedmed.data.table import labels
 from fedmed.evaluation.metrics import Floats
+from fedmed.federation.messages import RunContext
 from fedmed.partition import read as read_partition
 
 _NO_ROWS = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """What a process needs to play any client, or to score the test split.
+class ClientContext:
+    """What a process needs to be any client, or to score the test split.
 
     Attributes:
-        config: the run's configuration.
+        config: what is to be learnt and how.
         network: lent to one client after the other; :meth:`receive` wipes what the last one left.
         initial: the network's first state.
         pixels, labels, index: of all readable images; ``index`` has their patient, client and role.
     """
 
-    config: cfg.Config
+    config: cfg.Task
     network: nn.Module
     initial: models.Arrays
     pixels: Pixels
@@ -80,44 +80,60 @@ class Workplace:
         return predict(self.network, shard, batch_statistics=own_statistics)
 
 
-@lru_cache(maxsize=1)
-def workplace(overrides: str, store: str, table: str, partition: str) -> Workplace:
-    """Return this process's workplace. From then on the process computes with one thread.
+def open_context(
+    task: cfg.Task, device_name: cfg.Device, store: Path, table: Path, partition: Path
+) -> ClientContext:
+    """Open the data and build the network. From then on this process computes with one thread.
 
     One, so that sums do not depend on the number of cores, whichever engine started the process.
 
     Args:
-        overrides: what the configuration is composed from.
+        task: of the run.
+        device_name: where the network goes.
         store: the folder of the prepared pixels.
         table: their table's file.
         partition: the file that says who is whose.
+
+    Raises:
+        FedmedError: if a file is damaged, or there is no such device.
     """
     torch.set_num_threads(1)
-    config = cfg.compose(split(overrides), build=False)  # the server has seen to that
     images = pd.read_parquet(table)
-    whose = read_partition(Path(partition)).set_index("patient")
-    index = images[["patient"]].join(whose, "patient")
-    pixels = pixels_of(Path(store))
-    network = models.build(config.model, config.seed, config.norm)
+    patients = read_partition(partition).set_index("patient")
+    index = images[["patient"]].join(patients, "patient")
+    pixels = pixels_of(store)
+    network = models.build(task.model, task.seed, task.norm)
     initial = models.arrays_of(network)
-    network = network.to(device(config.runner))
-    if config.client.channels_last:
+    network = network.to(device(device_name))
+    if task.client.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    all_labels = np.full(
-        (len(pixels), len(config.dataset.arguments["targets"])), np.nan, np.float32
-    )
-    all_labels[images.index] = labels(images, config.dataset.arguments["targets"])
-    return Workplace(config, network, initial, pixels, all_labels, index)
+    targets = task.dataset.arguments["targets"]
+    all_labels = np.full((len(pixels), len(targets)), np.nan, np.float32)
+    all_labels[images.index] = labels(images, targets)
+    return ClientContext(task, network, initial, pixels, all_labels, index)
 
 
-def at(run_config: Mapping[str, str]) -> Workplace:
-    """Return this process's workplace for what clients are told about a run."""
-    return workplace(*(run_config[key] for key in ("overrides", "store", "table", "partition")))
+@lru_cache(maxsize=1)
+def context_of(run: RunContext) -> ClientContext:
+    """Return this process's context of a run, opened once and kept; see :func:`open_context`.
+
+    Raises:
+        ConfigError: if the task is none that this version of fedmed takes.
+    """
+    task = wire.loads(run.config, run.config_sha256)
+    device_name = cast(cfg.Device, run.device)
+    return open_context(task, device_name, Path(run.store), Path(run.table), Path(run.partition))
 
 
-def device(runner: cfg.Runner) -> torch.device:
-    """Return the device of this process's network. Raises ConfigError if there is no GPU."""
+def device(name: cfg.Device) -> torch.device:
+    """Return the device of this process's network.
+
+    Raises:
+        ConfigError: if a GPU is asked for and there is none, or the name is none.
+    """
+    if name not in get_args(cfg.Device):
+        raise ConfigError(f"device: takes {', '.join(get_args(cfg.Device))}, got {name!r}")
     available = torch.cuda.is_available()
-    if runner.device == "cuda" and not available:
+    if name == "cuda" and not available:
         raise ConfigError("runner.device: cuda was asked for and PyTorch sees no GPU")
-    return torch.device("cuda" if available and runner.device != "cpu" else "cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")

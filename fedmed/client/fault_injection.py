@@ -12,11 +12,10 @@ import numpy as np
 from flwr.app import Context, Message
 from numpy.typing import NDArray
 
-from fedmed.client.context import workplace
-from fedmed.config import Config, Injection
+from fedmed.client.context import context_of
+from fedmed.config import Injection, Task
 from fedmed.core.seeding import generator
-from fedmed.federation.faults import DroppedOut
-from fedmed.federation.messages import Brief
+from fedmed.federation.messages import DroppedOut, TaskSpec
 from fedmed.flower.arrays import record_of
 from fedmed.flower.private import ClientAppCallable
 
@@ -32,9 +31,8 @@ def inject(message: Message, context: Context, call_next: ClientAppCallable) -> 
     """Let a fault strike a client's training, if one is meant for it."""
     if not message.metadata.message_type.startswith("train"):
         return call_next(message, context)
-    brief = Brief.of(message, context)
-    here = workplace(brief.overrides, brief.store, brief.table, brief.partition)
-    fault = injected(here.config, brief.round, brief.client)
+    spec = TaskSpec.of(message, context)
+    fault = injected(context_of(spec.run).config, spec.round, spec.client)
     if fault is None:
         return call_next(message, context)
     strike_before(fault)
@@ -43,7 +41,7 @@ def inject(message: Message, context: Context, call_next: ClientAppCallable) -> 
     return reply
 
 
-def injected(config: Config, round_: int, client: int) -> Injection | None:
+def injected(config: Task, round_: int, client: int) -> Injection | None:
     """Return the first of the configured faults that strikes a client in a round, if any does."""
     for i, fault in enumerate(config.faults.inject):
         if fault.clients is not None and client not in fault.clients:

@@ -2,21 +2,26 @@
 
 from flwr.app import Context, Message
 
-from fedmed.federation.faults import DroppedOut
+from fedmed.config.wire import WireError
+from fedmed.federation.messages import DroppedOut
 from fedmed.flower.private import ClientAppCallable
 
+TOLD = (DroppedOut, WireError)  # which say nothing but what the server knows, and versions
 
-class Withheld(Exception):
+
+class RedactedError(Exception):
     """An error at a hospital, without its text."""
 
 
-def discreet(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def redact_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Keep an error's text in the hospital's own log, where there is a hospital: a Flower mod."""
     if "data" not in context.node_config:
         return call_next(message, context)
     try:
         return call_next(message, context)
-    except DroppedOut:
+    except TOLD:
         raise
     except Exception as error:
-        raise Withheld(f"{type(error).__name__}; the log of its SuperNode says more") from error
+        raise RedactedError(
+            f"{type(error).__name__}; the log of its SuperNode says more"
+        ) from error

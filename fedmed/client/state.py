@@ -9,23 +9,23 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedmed.core.errors import FedmedError
-from fedmed.federation.messages import STATE, Brief
+from fedmed.federation.messages import STATE, TaskSpec
 from fedmed.flower import serialization
 from fedmed.flower.private import ClientAppCallable
 
 
 def at_rest(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Lend the client its state for one message: a Flower mod."""
-    brief = Brief.of(message, context)
-    context.state = _load(_file(brief, brief.state)) if brief.state >= 0 else RecordDict()
+    task = TaskSpec.of(message, context)
+    context.state = _load(_file(task, task.state)) if task.state >= 0 else RecordDict()
     reply = call_next(message, context)
     if context.state:
-        new = _file(brief, brief.round)
+        new = _file(task, task.round)
         new.parent.mkdir(parents=True, exist_ok=True)
         serialization.save(context.state, new)
-        reply.content[STATE] = ConfigRecord({"round": brief.round})
+        reply.content[STATE] = ConfigRecord({"round": task.round})
     context.state = RecordDict()  # not for Flower to carry
-    _prune(brief)
+    _prune(task)
     return reply
 
 
@@ -37,13 +37,13 @@ def _load(file: Path) -> RecordDict:
     return state
 
 
-def _prune(brief: Brief) -> None:
+def _prune(task: TaskSpec) -> None:
     """Delete what no round that may still be run again can ask for."""
-    current = {_file(brief, round_) for round_ in (brief.state, brief.kept, brief.round)}
-    for file in Path(brief.states).glob(f"client-{brief.client:05d}-round-*.safetensors"):
+    current = {_file(task, round_) for round_ in (task.state, task.kept, task.round)}
+    for file in Path(task.run.states).glob(f"client-{task.client:05d}-round-*.safetensors"):
         if file not in current:
             file.unlink()
 
 
-def _file(brief: Brief, round_: int) -> Path:
-    return Path(brief.states) / f"client-{brief.client:05d}-round-{round_:05d}.safetensors"
+def _file(task: TaskSpec, round_: int) -> Path:
+    return Path(task.run.states) / f"client-{task.client:05d}-round-{round_:05d}.safetensors"

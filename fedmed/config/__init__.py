@@ -18,6 +18,7 @@ from fedmed.config.schema import (
     Ray,
     Runner,
     Strategy,
+    Task,
     Tracking,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "Ray",
     "Runner",
     "Strategy",
+    "Task",
     "Tracking",
     "compose",
     "parse",

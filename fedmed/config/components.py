@@ -10,9 +10,32 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 from fedmed.config.messages import UNKNOWN, first_line, lower, near, source
+from fedmed.config.schema import Component, Task
 from fedmed.core.errors import ConfigError, OutOfMemory, starved
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def within(task: Task) -> Iterator[tuple[str, Component]]:
+    """Yield every component of a task with its key, those within another one first."""
+    top = {
+        "dataset": task.dataset,
+        "partition": task.partition,
+        "strategy.server": task.strategy.server,
+        "strategy.local": task.strategy.local,
+        "model.network": task.model.network,
+    }
+    for path, component in top.items():
+        if component:
+            yield from _inner(path, component.arguments)
+            yield path, component
+
+
+def _inner(path: str, node: Any) -> Iterator[tuple[str, Component]]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield from _inner(f"{path}.{key}", value)
+        if isinstance(value, dict) and "_target_" in value:
+            yield f"{path}.{key}", Component.model_validate(value)
 
 
 def check(path: str, target: str, arguments: Mapping[str, Any], raw: dict[str, Any]) -> None:

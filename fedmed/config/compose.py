@@ -1,7 +1,7 @@
 """The configuration composed by Hydra, checked, and refused in one line when it is wrong."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -15,13 +15,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from fedmed.config import components, effects, identity
+from fedmed.config import checks, components, effects, identity
 from fedmed.config.messages import explain, first_line, problems
-from fedmed.config.schema import DPSGD, Component, Config, Local, Model, NoPrivacy
+from fedmed.config.schema import Component, Config, Deployment, Local
 from fedmed.core.errors import ConfigError
 
 CONF = Path(__file__).parent.parent / "conf"
-_QUICK = ("dataset", "partition", "strategy.server", "strategy.local")
+_QUICK = ("strategy.server", "strategy.local")  # to build, which checks more than types
+_HERE = ("dataset", "partition")  # likewise, but for a federation whose images are elsewhere
 
 
 def compose(overrides: Sequence[str], build: bool = True) -> Config:
@@ -53,14 +54,15 @@ def parse(config: DictConfig, build: bool = True) -> Config:
         raise ConfigError(f"{key}: {first_line(error)}") from None
     if build:  # at once: what would find them missing takes seconds to import
         _check_files(parsed)
-    _check_weights(parsed.model)
-    _check_privacy(parsed.privacy)
+    checks.check_values(parsed)
     _check_faults(parsed)
     effects.check(parsed, raw)
-    for path, component in _components(parsed):
+    elsewhere = isinstance(parsed.runner, Deployment)
+    quick = _QUICK if elsewhere else (*_QUICK, *_HERE)
+    for path, component in components.within(parsed):
         components.check(path, component.target, component.arguments, raw)
         _check_name(path, component.target)
-        if build and path in _QUICK:  # to build, which checks more than types
+        if build and path in quick:
             built = _check_build(path, component)
             if path == "strategy.server":
                 from fedmed.flower.strategies import check_weights  # slow, and imported by now
@@ -110,28 +112,6 @@ def _compose(overrides: Sequence[str], return_hydra_config: bool = False) -> Dic
             raise ConfigError(explain(error, overrides, CONF, _compose)) from None
 
 
-def _components(config: Config) -> Iterator[tuple[str, Component]]:
-    """Yield every component, those within another one first."""
-    top = {
-        "dataset": config.dataset,
-        "partition": config.partition,
-        "strategy.server": config.strategy.server,
-        "strategy.local": config.strategy.local,
-        "model.network": config.model.network,
-    }
-    for path, component in top.items():
-        if component:
-            yield from _within(path, component.arguments)
-            yield path, component
-
-
-def _within(path: str, node: Any) -> Iterator[tuple[str, Component]]:
-    for key, value in node.items() if isinstance(node, dict) else ():
-        yield from _within(f"{path}.{key}", value)
-        if isinstance(value, dict) and "_target_" in value:
-            yield f"{path}.{key}", Component.model_validate(value)
-
-
 def _check_name(path: str, target: str) -> None:
     """Refuse a component of fedmed's that is called as another is: a run is known by the name."""
     if target.startswith(identity.OWN):
@@ -157,37 +137,12 @@ def _check_files(config: Config) -> None:
     weights = config.model.weights
     if weights is not None and not weights.is_file():
         raise ConfigError(f"model.weights: there is no file {weights}")
-    for path, component in _components(config):
-        root = (
-            component.arguments.get("root") if component.target.startswith(identity.OWN) else None
-        )
+    for path, component in components.within(config):
+        if not component.target.startswith(identity.OWN):
+            continue
+        root = component.arguments.get("root")
         if isinstance(root, str) and not Path(root).expanduser().is_dir():
             raise ConfigError(f"{path}.root: there is no folder {root}")
-
-
-def _check_weights(model: Model) -> None:
-    if model.weights is not None and model.weights.suffix != ".safetensors":
-        target = model.weights.with_suffix(".safetensors")
-        raise ConfigError(
-            f"model.weights: {model.weights} is not a .safetensors file; other formats can run "
-            'code when read, so convert it first: python -c "import torch, safetensors.torch as s; '
-            f"s.save_file(torch.load('{model.weights}', weights_only=True), '{target}')\""
-        )
-
-
-def _check_privacy(privacy: NoPrivacy | DPSGD) -> None:
-    if isinstance(privacy, NoPrivacy):
-        return
-    if privacy.epsilon is None and privacy.noise_multiplier is None:
-        raise ConfigError(
-            "privacy.epsilon: give it, and the noise is found for the planned steps, or give "
-            "privacy.noise_multiplier, and epsilon is reported; with both, clients stop at epsilon"
-        )
-    if privacy.unit == "image" and privacy.images_per_patient is not None:
-        raise ConfigError(
-            "privacy.images_per_patient: is of privacy.unit=patient; where images are the unit, "
-            "leaving one out would let another in, and change the sum by two"
-        )
 
 
 def _check_faults(config: Config) -> None:

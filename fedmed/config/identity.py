@@ -20,7 +20,7 @@ import fedmed
 from fedmed.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedmed.config import Config, Runner
+    from fedmed.config import Config, Runner, Task
 
 Kind = Literal["cpu", "cuda"]
 #: What changes neither the weights nor the scores, and so not the identity of a run.
@@ -52,7 +52,7 @@ def device(runner: "Runner") -> Kind:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def decisive(config: "Config") -> dict[str, Any]:
+def decisive(config: "Task") -> dict[str, Any]:
     """Return the values that decide the result, for JSON, but for the device.
 
     A component of fedmed's is its name, wherever its module lies; one of another package is its

@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 UNKNOWN = "unknown key"
+#: What is wrong with a key and not with its value, by pydantic's type of it.
+_OF_KEYS = {"extra_forbidden": UNKNOWN, "missing": "is missing"}
 NEAR = 3  # keys of the same name that are asked after
 ALIKE = 0.75  # how much a key must be spelt like another one, of 1
 Compose = Callable[[Sequence[str]], DictConfig]
@@ -118,15 +120,16 @@ def problems(error: ValidationError, raw: dict[str, Any]) -> Iterator[str]:
     messages: dict[str, list[str]] = {}
     inputs: dict[str, Any] = {}
     for problem in error.errors():
-        key = source(_key(problem["loc"], raw), raw)
-        unknown = problem["type"] == "extra_forbidden"
-        messages.setdefault(key, []).append(UNKNOWN if unknown else lower(problem["msg"]))
+        key = _key(problem["loc"], raw)
+        if problem["type"] == "missing":  # and so no part of the configuration
+            key = ".".join(filter(None, [key, str(problem["loc"][-1])]))
+        key = source(key, raw)
+        messages.setdefault(key, []).append(_OF_KEYS.get(problem["type"]) or lower(problem["msg"]))
         inputs[key] = problem["input"]
     for key, alternatives in messages.items():
-        if alternatives == [UNKNOWN]:
-            yield "; ".join(filter(None, (f"{key}: {UNKNOWN}", near(key, raw))))
-        else:
-            yield f"{key}: {' or '.join(alternatives)}, got {inputs[key]!r}"
+        got = "" if set(alternatives) <= set(_OF_KEYS.values()) else f", got {inputs[key]!r}"
+        meant = near(key, raw) if alternatives == [UNKNOWN] else ""
+        yield "; ".join(filter(None, (f"{key}: {' or '.join(alternatives)}{got}", meant)))
 
 
 def _key(loc: tuple[int | str, ...], raw: Any) -> str:

@@ -164,7 +164,7 @@ class Injection(_Frozen):
 
 
 class Faults(BaseModel):
-    """What a failing client does, and which faults are injected; see ``fedmed.federation.faults``.
+    """What the server does about a failing client, and which faults are injected.
 
     Other keys are a choice's own; they reach ``inject`` by interpolation.
     """
@@ -185,35 +185,19 @@ class Tracking(_Frozen):
     entity: str | None
 
 
-class Config(_Frozen):
-    """All that a run is made from."""
+class Task(_Frozen):
+    """What is to be learnt and how: all that decides the result, and all that a client is told."""
 
-    name: Annotated[str, Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)]
     rounds: Annotated[int, Field(ge=1)]
     evaluate_every: Annotated[int, Field(ge=1)]
-    force: bool
-    store: Path
     dataset: Component
     partition: Component
     model: Model
     strategy: Strategy
     privacy: Annotated[NoPrivacy | DPSGD, Field(discriminator="mechanism")]
     client: Client
-    runner: Runner
     faults: Faults
-    tracking: Tracking
-    paper: Paper | None = None
-
-    @cached_property
-    def device(self) -> identity.Kind:
-        """The kind of device that the networks are on, found where ``auto`` leaves it open."""
-        return identity.device(self.runner)
-
-    @cached_property
-    def sha256(self) -> str:
-        """The hash of all that decides the result; its start names the run directory."""
-        return identity.sha256(self, self.device)
 
     @property
     def norm(self) -> Literal["batch", "group", "frozen"]:
@@ -235,3 +219,24 @@ class Config(_Frozen):
     def hides_cohorts(self) -> bool:
         """Whether who joins a round, and how many, is a secret that the guarantee rests on."""
         return (self.strategy.model_extra or {}).get("noise") == "central"
+
+
+class Config(Task):
+    """All that a run is made from: its task, and what is the server's own."""
+
+    name: Annotated[str, Field(min_length=1)]
+    force: bool
+    store: Path
+    runner: Runner
+    tracking: Tracking
+    paper: Paper | None = None
+
+    @cached_property
+    def device(self) -> identity.Kind:
+        """The kind of device that the networks are on, found where ``auto`` leaves it open."""
+        return identity.device(self.runner)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of all that decides the result; its start names the run directory."""
+        return identity.sha256(self, self.device)

@@ -18,7 +18,7 @@ from fedmed.data import store
 from fedmed.data.store import Store
 from fedmed.data.table import labels, table_sha256
 
-Told = Mapping[str, object]  # what a hospital says of its data
+NodeReport = Mapping[str, object]  # what a hospital says of its data: see describe
 
 TABLE = "table.parquet"
 PARTITION = "partition.csv"

@@ -1,18 +1,18 @@
 """Hospitals behind SuperNodes: who they are, once all of them are connected."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from shlex import join
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmed import config as cfg
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.texts import cause
-from fedmed.deployment.node_data import Told
+from fedmed.deployment.node_data import NodeReport
 from fedmed.engines.flower_grid import exchange
+from fedmed.federation.messages import DESCRIBE, NODE_REPORT, RUN, RunContext
 
 PAUSE = 1.0  # seconds between two looks for nodes
 
@@ -23,11 +23,11 @@ class Hospitals:
 
     Attributes:
         node: client → its node in Flower's Grid.
-        described: client → what it told of its data.
+        report: client → what it reports of its data.
     """
 
     node: dict[int, int] = field(default_factory=dict)
-    described: dict[int, Told] = field(default_factory=dict)
+    report: dict[int, NodeReport] = field(default_factory=dict)
 
     @property
     def nodes(self) -> list[int]:
@@ -35,35 +35,47 @@ class Hospitals:
         return [self.node[client] for client in sorted(self.node)]
 
     @property
-    def told(self) -> list[Told]:
-        """What they told, in the order of the clients."""
-        return [self.described[client] for client in sorted(self.described)]
+    def reports(self) -> list[NodeReport]:
+        """What they report, in the order of the clients."""
+        return [self.report[client] for client in sorted(self.report)]
 
-    def ask(self, grid: Grid, nodes: Iterable[int], overrides: Sequence[str], until: float) -> None:
+    def ask(self, grid: Grid, nodes: Iterable[int], run: RunContext, until: float) -> None:
         """Let nodes describe their data.
+
+        Args:
+            grid: Flower's.
+            nodes: of the Grid.
+            run: what each is told.
+            until: the monotonic time by which they are to have answered.
 
         Raises:
             FedmedError: if one cannot, or two say that they are the same client.
         """
-        question = RecordDict({"config": ConfigRecord({"overrides": join(overrides)})})
-        asked = [Message(question, node, "query.describe") for node in nodes]
+        question = RecordDict({RUN: run.record()})
+        asked = [Message(question, node, DESCRIBE) for node in nodes]
         for message, reply in zip(asked, exchange(grid, asked, until), strict=True):
             if reply is None or reply.has_error():
                 reason = cause(reply.error.reason or "") if reply else "no answer"
                 raise FedmedError(f"a hospital's node cannot describe its data: {reason}")
-            told = dict(reply.content.config_records.get("described", {}))
-            client = told.get("client")
+            report = dict(reply.content.config_records.get(NODE_REPORT, {}))
+            client = report.get("client")
             if not isinstance(client, int) or client < 0:
                 raise FedmedError(f"a hospital's node does not say which client it is: {client!r}")
             if client in self.node:
                 raise FedmedError(f"two nodes say that they are client {client}: see partition-id")
-            self.node[client], self.described[client] = message.metadata.dst_node_id, told
+            self.node[client], self.report[client] = message.metadata.dst_node_id, report
 
 
 def connect(
-    grid: Grid | None, runner: cfg.Deployment, overrides: Sequence[str], say: Callable[[str], None]
+    grid: Grid | None, runner: cfg.Deployment, run: RunContext, say: Callable[[str], None]
 ) -> Hospitals:
     """Return the hospitals, once as many as configured are connected.
+
+    Args:
+        grid: Flower's; None where Flower has not started the run.
+        runner: how many there are, and how long they are waited for.
+        run: what each hospital is told.
+        say: called with a line for a person who waits.
 
     Raises:
         ConfigError: if Flower has not started the run.
@@ -84,7 +96,7 @@ def connect(
                 f"{runner.wait:g} s (runner.wait); is its node registered and running?"
             )
         new = [node for node in grid.get_node_ids() if node not in hospitals.node.values()]
-        hospitals.ask(grid, new, overrides, until)
+        hospitals.ask(grid, new, run, until)
         if new:
             say(f"{len(hospitals.node)} of {runner.clients} hospitals are connected")
         else:

@@ -1,50 +1,65 @@
-"""Which engine a run is played on."""
+"""Which engine carries a run's messages, and what scores its test split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from flwr.serverapp import Grid
 
 from fedmed import config as cfg
-from fedmed.client.context import at
 from fedmed.core.errors import ConfigError
 from fedmed.engines.deployment import Hospitals
 from fedmed.engines.flower_grid import GridEngine, simulated
 from fedmed.engines.local import LocalEngine
+from fedmed.engines.scoring import TestScorer
+from fedmed.engines.waiting import Say
 from fedmed.federation.engine import Engine
+from fedmed.federation.messages import RunContext
 
-FILES = ("store", "table", "partition", "states")
 
-
-def engine_for(
+@contextmanager
+def opened(
     runner: cfg.Runner,
-    told: Mapping[str, str],
+    run: RunContext,
     sizes: Sequence[int],
     test_images: int,
-    grid: Grid | None,
-    hospitals: Hospitals | None,
-) -> Engine:
-    """Return the engine.
+    say: Say,
+    grid: Grid | None = None,
+    hospitals: Hospitals | None = None,
+) -> Iterator[tuple[Engine, TestScorer]]:
+    """Open the engine of a run, and what scores its test split, for as long as the block lasts.
 
     Args:
         runner: what was configured; it has no say where Flower has started the run.
-        told: what every client is told about the run.
+        run: where the server's own files are.
         sizes: training images of each client.
         test_images: size of the test split.
-        grid: Flower's, where it has.
+        say: called with a line for a person who waits.
+        grid: Flower's, where Flower has started the run.
         hospitals: behind it, in a deployment.
 
     Raises:
         ConfigError: if Ray is asked for and not installed.
     """
-    if grid and hospitals:  # which know themselves where their files are
-        return GridEngine(grid, hospitals.nodes, {**told, **dict.fromkeys(FILES, "")}, at(told))
+    engine = _engine(runner, sizes, say, grid, hospitals)
+    with engine, TestScorer(run, test_images, engine.pool, say) as scorer:
+        yield engine, scorer
+
+
+def _engine(
+    runner: cfg.Runner,
+    sizes: Sequence[int],
+    say: Say,
+    grid: Grid | None,
+    hospitals: Hospitals | None,
+) -> LocalEngine | GridEngine:
     if grid:
-        return GridEngine(grid, simulated(grid, len(sizes)), told, at(told))
+        nodes = hospitals.nodes if hospitals else simulated(grid, len(sizes))
+        return GridEngine(grid, nodes, say)
     if isinstance(runner, cfg.Local):
-        return LocalEngine(runner, dict(told), sizes, test_images)
+        return LocalEngine(runner, sizes, say)
     assert isinstance(runner, cfg.Ray)
     try:
         from fedmed.engines.ray import RayEngine  # slow to import, and an extra
     except ModuleNotFoundError:
         raise ConfigError("runner=ray: needs Ray: pip install 'fedmed[ray]'") from None
-    return RayEngine(runner, len(sizes), told, at(told))
+    return RayEngine(runner, len(sizes), say)

@@ -5,21 +5,17 @@ nodes have the ids of every other engine, and replies come back in the order of 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-import numpy as np
-from flwr.app import ArrayRecord, Error, Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedmed.client.context import Workplace
 from fedmed.core.errors import FedmedError
-from fedmed.engines.local import SHARD
-from fedmed.engines.waiting import Waiting
-from fedmed.evaluation.metrics import Floats
+from fedmed.engines.pool import Inline, Pool
+from fedmed.engines.waiting import Say, Waiting
 from fedmed.federation.engine import Engine
-from fedmed.federation.faults import LATE
-from fedmed.federation.messages import BRIEF
+from fedmed.federation.messages import LATE, TaskSpec
 
 POLL = 0.05  # seconds between two looks for replies
 SETTLED = 0.5  # seconds after which a simulation has all of its nodes
@@ -31,35 +27,45 @@ class GridEngine(Engine):
     Args:
         grid: Flower's.
         nodes: the Grid's node for each client; a simulation's nodes may play several.
-        run_config: what each client is told about the run.
-        here: where the test split is scored.
+        say: called with a line for a person who waits.
         check: called while waiting; raises if no reply can come any more.
+
+    Attributes:
+        pool: this process, where else something is to be computed.
     """
 
     def __init__(
         self,
         grid: Grid,
         nodes: Sequence[int],
-        run_config: Mapping[str, str],
-        here: Workplace,
+        say: Say,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(len(nodes), run_config)
+        super().__init__(len(nodes))
+        self.pool: Pool = Inline()
         self._grid = grid
         self._nodes = nodes
-        self._here = here
+        self._say = say
         self._check = check
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
+    def exchange(
+        self,
+        messages: Sequence[Message],
+        tasks: Mapping[int, TaskSpec],
+        timeout: float | None = None,
     ) -> Iterator[Message]:
-        """Deliver the messages and yield the replies in the order of the clients.
+        """Deliver messages and yield the replies in the order of the clients.
+
+        Args:
+            messages: at most one to a node.
+            tasks: node → what its client is told beside.
+            timeout: seconds; None waits for ever.
 
         Raises:
             FedmedError: if a message cannot be delivered.
         """
         messages = sorted(messages, key=lambda m: m.metadata.dst_node_id)
-        sent = [self._addressed(message, timeout) for message in messages]
+        sent = [self._addressed(message, tasks, timeout) for message in messages]
         until = None if timeout is None else time.monotonic() + timeout
         clients = [self.client_of(message.metadata.dst_node_id) for message in messages]
         replies = exchange(self._grid, sent, until, self._check, partial(self._waiting, clients))
@@ -67,19 +73,15 @@ class GridEngine(Engine):
         for message, answer in zip(messages, replies, strict=True):
             yield self._reply(message, answer)
 
-    def score(self, arrays: ArrayRecord) -> Floats:
-        """Return the probabilities, N×T, of the test images under ``arrays``."""
-        self._here.receive(arrays)
-        starts = range(0, len(self._here.examples("test")), SHARD)
-        return np.concatenate([self._here.score(i, i + SHARD) for i in starts])
-
     def _waiting(self, clients: Sequence[int], place: int) -> Waiting:
-        return Waiting(f"client {clients[place]}", self.say)
+        return Waiting(f"client {clients[place]}", self._say)
 
-    def _addressed(self, message: Message, timeout: float | None) -> Message:
-        """Return the message as it goes to the client's own node, with its brief."""
+    def _addressed(
+        self, message: Message, tasks: Mapping[int, TaskSpec], timeout: float | None
+    ) -> Message:
+        """Return the message as it goes to the client's own node, with its task."""
         metadata = message.metadata
-        content = RecordDict({**message.content, BRIEF: self._sent(message)})
+        content = RecordDict({**message.content, **tasks[metadata.dst_node_id].records()})
         node = self._nodes[self.client_of(metadata.dst_node_id)]
         return Message(content, node, metadata.message_type, ttl=timeout)
 
@@ -88,7 +90,7 @@ class GridEngine(Engine):
             return Message(Error(LATE, "no answer in time"), reply_to=message)
         if reply.has_error():
             return Message(reply.error, reply_to=message)
-        return self._received(message, reply.content)
+        return Message(reply.content, reply_to=message)
 
 
 def exchange(

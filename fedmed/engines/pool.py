@@ -21,13 +21,14 @@ from typing import Any, Protocol
 
 from fedmed.core.errors import FedmedError
 from fedmed.core.processes import await_end, context
-from fedmed.engines.waiting import Waiting
+from fedmed.engines.waiting import Say, Waiting
 
 log = logging.getLogger(__name__)
 
 LOOK = 1.0  # seconds between two looks at processes that are waited for
 SAID, GONE = 5, 300  # looks after which a stopped process is told of, and counts as dead
 STOPPED = ("T", "t")
+DEAD = "a worker process died, killed or out of memory; fewer runner.workers need less of it"
 
 
 class WorkerDied(Exception):
@@ -66,9 +67,7 @@ class Workers:
         say: called with a line for a person, when a process is stopped (SIGSTOP).
     """
 
-    def __init__(
-        self, n: int, start: Callable[[int], None], say: Callable[[str], None] = log.warning
-    ) -> None:
+    def __init__(self, n: int, start: Callable[[int], None], say: Say = log.warning) -> None:
         self._say = say
         self._woken, self._wake = context().Pipe(duplex=False)
         self._tasks: deque[_Task] = deque()
@@ -234,7 +233,7 @@ class _Worker:
         """What is ready to be read once the process has ended."""
         return self._process.sentinel
 
-    def look(self, say: Callable[[str], None]) -> None:
+    def look(self, say: Say) -> None:
         """Tell of a process that is stopped, and end one that does not go on."""
         state = _state(self._process.pid)
         self._stopped = self._stopped + 1 if state in STOPPED else 0

@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,10 +30,10 @@ from flwr.superlink.grid import InMemoryGrid
 
 from fedmed import config as cfg
 from fedmed.client.app import app
-from fedmed.client.context import Workplace
 from fedmed.core.errors import FedmedError
 from fedmed.engines.flower_grid import GridEngine
 from fedmed.engines.local import workers
+from fedmed.engines.waiting import Say
 from fedmed.flower import process
 
 FLOWERS = 1  # run and task, as process.host() has them
@@ -135,18 +134,13 @@ class RayEngine(GridEngine):
     Args:
         runner: what Ray may use.
         clients: how many.
-        run_config: what each client is told about the run.
-        here: where the test split is scored.
+        say: called with a line for a person who waits.
     """
 
-    def __init__(
-        self, runner: cfg.Ray, clients: int, run_config: Mapping[str, str], here: Workplace
-    ) -> None:
+    def __init__(self, runner: cfg.Ray, clients: int, say: Say) -> None:
         self._simulation = simulation = Simulation(runner, clients)
         try:
-            super().__init__(
-                simulation.grid, simulation.nodes(), run_config, here, simulation.check
-            )
+            super().__init__(simulation.grid, simulation.nodes(), say, simulation.check)
         except BaseException:
             simulation.stop()
             raise

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+Say = Callable[[str], None]
 FIRST = 60.0  # seconds after which it is said; then whenever the wait is twice as long
 
 
@@ -14,7 +15,7 @@ class Waiting:
         say: called with a line for a person.
     """
 
-    def __init__(self, whom: str, say: Callable[[str], None]) -> None:
+    def __init__(self, whom: str, say: Say) -> None:
         self._whom, self._say = whom, say
         self._began, self._since = time.monotonic(), time.strftime("%H:%M:%S")
         self._next = FIRST

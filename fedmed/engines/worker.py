@@ -1,28 +1,23 @@
-"""What a worker process does: play a client for one message, or score a shard of the test split."""
+"""What a worker process does: be a client for one message."""
 
 import os
 import signal
 import traceback
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 
 from fedmed.client.app import app
-from fedmed.client.context import at
 from fedmed.core.processes import leave_with_parent
-from fedmed.evaluation.metrics import Floats
-from fedmed.federation.messages import BRIEF
+from fedmed.engines.contents import content_of
+from fedmed.federation.messages import TaskSpec
 from fedmed.flower import process, serialization
-
-RunConfig = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Order:
+class Request:
     """A message to a client, its content left in a file that all its receivers share.
 
     Attributes:
@@ -30,14 +25,14 @@ class Order:
         reply: the file where the reply's content goes.
         message_type: Flower's ``train``, ``evaluate`` or ``query``, with an optional action.
         node: the receiving node.
-        brief: what its client is told beside.
+        task: what its client is told beside.
     """
 
     content: Path
     reply: Path
     message_type: str
     node: int
-    brief: ConfigRecord
+    task: TaskSpec
 
 
 def start(deterministic: bool, index: int) -> None:
@@ -56,25 +51,13 @@ def start(deterministic: bool, index: int) -> None:
             torch.use_deterministic_algorithms(True)
 
 
-def play(order: Order) -> str | None:
+def execute(request: Request) -> str | None:
     """Let the ClientApp answer one message; leave the reply's content, or return the traceback."""
-    content = RecordDict({**_content(order.content), BRIEF: order.brief})
-    context = Context(1, order.node, {}, RecordDict(), {})
+    content = RecordDict({**content_of(request.content), **request.task.records()})
+    context = Context(1, request.node, {}, RecordDict(), {})
     try:
-        reply = app(Message(content, order.node, order.message_type), context)
-        serialization.save(reply.content, order.reply, durable=False)
+        reply = app(Message(content, request.node, request.message_type), context)
+        serialization.save(reply.content, request.reply, durable=False)
     except Exception:
         return traceback.format_exc()
     return None
-
-
-def score(content: Path, start: int, stop: int, run_config: RunConfig) -> Floats:
-    """Return the probabilities of a shard of the test split under the weights in ``content``."""
-    here = at(run_config)
-    here.receive(cast(ArrayRecord, _content(content)["arrays"]))
-    return here.score(start, stop)
-
-
-@lru_cache(maxsize=2)
-def _content(path: Path) -> RecordDict:
-    return cast(RecordDict, serialization.load(path, durable=False))

@@ -1,6 +1,10 @@
-"""A run's data: the dataset's table, its patients divided into clients, its images decoded."""
+"""A run's data: the dataset's table, its patients divided into clients, its images decoded.
 
-from dataclasses import dataclass
+They are prepared, then saved, then reviewed: to prepare them writes nothing but the store.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -9,12 +13,31 @@ from fedmed import partition
 from fedmed.config import Config
 from fedmed.core.errors import DataError, FedmedError
 from fedmed.data import store
+from fedmed.data.contents import Progress
 from fedmed.data.store import Store
 from fedmed.data.table import Dataset, labels, validate
 from fedmed.evaluation.metrics import Floats
 from fedmed.partition.figures import draw_partition
-from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was found about the data and that a user must know.
+
+    Attributes:
+        text: in words, without a full stop.
+        file: of the run directory that lists what it is about; empty if none does.
+        rows: what that file lists.
+        listed: what is said of the file.
+        caveat: whether ``summary.json`` says it too, since no number of its own does.
+    """
+
+    text: str
+    file: str = ""
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    listed: str = "lists them"
+    caveat: bool = True
 
 
 @dataclass(frozen=True)
@@ -26,18 +49,25 @@ class Data:
         store: pixels and table.
         assigned: patient, client and role.
         clients: one row a client; ``clients.csv``.
+        counted: the targets of which ``clients`` says how many images show them.
         test: the rows of the test split.
         truth: their labels, N×T.
-        caveats: what a user must know before believing a result.
+        findings: what a user must know before believing a result.
     """
 
     dataset: Dataset | None
     store: Store
     assigned: pd.DataFrame
     clients: pd.DataFrame
+    counted: tuple[str, ...]
     test: pd.DataFrame
     truth: Floats
-    caveats: list[str]
+    findings: list[Finding]
+
+    @property
+    def caveats(self) -> list[str]:
+        """What ``summary.json`` says of the data, a sentence each."""
+        return [finding.text for finding in self.findings if finding.caveat]
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -72,62 +102,86 @@ class Data:
         return [int(n) for n in sizes.sort_index()]
 
 
-def prepare(config: Config, here: RunDirectory, console: Console, workers: int) -> Data:
-    """Read the table, divide the patients, decode the images; keep who has what in ``here``.
+def prepare(config: Config, progress: Progress, workers: int) -> Data:
+    """Read the table, divide the patients, decode the images.
 
-    Decoding is spread over ``workers`` processes; 0 decodes in this one.
+    Args:
+        config: of the run.
+        progress: called with the images decoded so far, and their number.
+        workers: processes that decode; 0 decodes in this one.
 
     Raises:
-        FedmedError: if label files are broken, the patients do not suffice, or a client or the
-            test split has no image that can be read.
+        FedmedError: if label files are broken, or the patients do not suffice.
     """
     dataset: Dataset = config.dataset.build()
-    caveats = dataset.caveats()
-    for caveat in caveats:
-        console.warn(caveat)
     table = validate(dataset.table(), dataset)
     _check_known(table, dataset)
     rule: partition.Partition = config.partition.build()
     assigned = rule.assign(table, dataset.targets)
-    prepared = store.prepare(
-        dataset,
-        table,
-        config.store,
-        workers,
-        lambda done, total: console.show("images", done, total),
-    )
-    if len(prepared.unreadable):
-        here.write_csv(prepared.unreadable, "unreadable.csv")
-        console.warn(
-            f"{len(prepared.unreadable)} images could not be read and are left out; "
-            f"{here.path}/unreadable.csv lists them with the reasons"
-        )
-    repeated = prepared.repeated()
-    if len(repeated):
-        here.write_csv(repeated, "duplicates.csv")
-        caveats.append(store.caveat(repeated))
-        console.warn(f"{caveats[-1]}; {here.path}/duplicates.csv lists them")
-    if prepared.even:
-        columns = ["image", "patient", "split"]
-        here.write_csv(prepared.table.loc[prepared.even, columns], "one_grey_level.csv")
-        caveats.append(f"{len(prepared.even)} images are of one grey level and show nothing")
-        console.warn(f"{caveats[-1]}; {here.path}/one_grey_level.csv lists them")
-    test = prepared.table[prepared.table["split"] == "test"]
-    if test.empty:
-        raise FedmedError(f"dataset: no image of the test split could be read; see {here.path}")
+    prepared = store.prepare(dataset, table, config.store, workers, progress)
     clients = partition.describe(prepared.table, assigned, dataset.targets)
-    empty = clients.query("train_images == 0")
+    test = prepared.table[prepared.table["split"] == "test"]
+    truth = labels(test, dataset.targets)
+    findings = [*map(Finding, dataset.caveats()), *_found(prepared)]
+    return Data(dataset, prepared, assigned, clients, tuple(dataset.targets), test, truth, findings)
+
+
+def save(data: Data, run_dir: RunDirectory) -> None:
+    """Write what a run directory keeps of the data: who has what, and all that was found.
+
+    Raises:
+        FedmedError: if the disk does not take it.
+    """
+    for finding in data.findings:
+        if finding.file:
+            run_dir.write_csv(finding.rows, finding.file)
+    data.store.table.to_parquet(run_dir.table)
+    partition.save(data.assigned, run_dir.partition)
+    run_dir.write_csv(data.clients, "clients.csv")
+    if data.counted:
+        draw_partition(data.clients, data.counted, run_dir.picture)
+
+
+def review(data: Data, run_dir: RunDirectory, warn: Callable[[str], None]) -> None:
+    """Tell what was found, and refuse data that cannot be trained on or tested with.
+
+    Args:
+        data: as they were saved.
+        run_dir: where; its files are named.
+        warn: called with a line that a person should see.
+
+    Raises:
+        FedmedError: if the test split or a client has no image that could be read.
+    """
+    for finding in data.findings:
+        where = f"; {run_dir.path}/{finding.file} {finding.listed}" if finding.file else ""
+        warn(f"{finding.text}{where}")
+    if data.test.empty:
+        raise FedmedError(f"dataset: no image of the test split could be read; see {run_dir.path}")
+    empty = data.clients.query("train_images == 0")
     if len(empty):
         raise FedmedError(
             f"partition: no image of client {empty['client'].iloc[0]} could be read; "
-            f"see {here.path}/unreadable.csv"
+            f"see {run_dir.path}/unreadable.csv"
         )
-    prepared.table.to_parquet(here.table)
-    partition.save(assigned, here.partition)
-    here.write_csv(clients, "clients.csv")
-    draw_partition(clients, dataset.targets, here.picture)
-    truth = labels(test, dataset.targets)
-    return Data(dataset, prepared, assigned, clients, test, truth, caveats)
+
+
+def _found(prepared: Store) -> Iterator[Finding]:
+    """Yield what was found about the images of a store."""
+    if len(unreadable := prepared.unreadable):
+        yield Finding(
+            f"{len(unreadable)} images could not be read and are left out",
+            "unreadable.csv",
+            unreadable,
+            "lists them with the reasons",
+            caveat=False,  # a number in summary.json
+        )
+    if len(repeated := prepared.repeated()):
+        yield Finding(store.caveat(repeated), "duplicates.csv", repeated)
+    if prepared.even:
+        rows = prepared.table.loc[prepared.even, ["image", "patient", "split"]]
+        text = f"{len(rows)} images are of one grey level and show nothing"
+        yield Finding(text, "one_grey_level.csv", rows)
 
 
 def _check_known(table: pd.DataFrame, dataset: Dataset) -> None:

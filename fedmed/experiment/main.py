@@ -48,7 +48,7 @@ def enough_memory() -> Iterator[None]:
 
 
 @hydra.main(version_base="1.3", config_path=str(cfg.CONF), config_name="config")
-def _run_composed(config: DictConfig) -> None:
+def _run_composed(_: DictConfig) -> None:
     from fedmed.experiment.run import run
     from fedmed.runs.console import Console
 
@@ -56,12 +56,7 @@ def _run_composed(config: DictConfig) -> None:
     settings = HydraConfig.get()
     try:
         with Console() as console:
-            run(
-                cfg.parse(config),
-                list(settings.overrides.task),
-                Path(settings.runtime.output_dir),
-                console,
-            )
+            run(list(settings.overrides.task), Path(settings.runtime.output_dir), console)
     except FedmedError as error:
         fail(error)
     except KeyboardInterrupt:

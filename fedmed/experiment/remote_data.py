@@ -1,4 +1,4 @@
-"""The data of a run between hospitals: the server has its own test patients, and what they tell."""
+"""The data of a run between hospitals: the server has its test patients, and what they report."""
 
 import hashlib
 import re
@@ -13,10 +13,8 @@ from fedmed.core.errors import ConfigError, DataError
 from fedmed.core.texts import printable
 from fedmed.data.table import labels
 from fedmed.deployment import node_data
-from fedmed.deployment.node_data import Told
+from fedmed.deployment.node_data import NodeReport
 from fedmed.experiment.data import Data
-from fedmed.partition.figures import draw_partition
-from fedmed.runs.directory import RunDirectory
 
 RELEASED = "fedmed.privacy.release.Released"
 MOST = 1 << 40  # of anything that a hospital counts
@@ -24,21 +22,21 @@ MOST = 1 << 40  # of anything that a hospital counts
 
 @dataclass(frozen=True)
 class Remote(Data):
-    """The data of a run whose clients keep theirs: the server knows its own, and what they tell.
+    """The data of a run whose clients keep theirs: the server knows its own, and what they report.
 
     Attributes:
-        told: what each client answered; see :func:`fedmed.deployment.node_data.describe`.
+        reports: what each client answered; see :func:`fedmed.deployment.node_data.describe`.
     """
 
-    told: list[Told]
+    reports: list[NodeReport]
 
     @property
     def hashes(self) -> dict[str, str]:  # noqa: D102
-        everyone = [self.store.sha256, *(str(one["data_sha256"]) for one in self.told)]
-        whose = [str(one["partition_sha256"]) for one in self.told]
+        data = [self.store.sha256, *(str(one["data_sha256"]) for one in self.reports)]
+        parts = [str(one["partition_sha256"]) for one in self.reports]
         return {
-            "data_sha256": hashlib.sha256("".join(everyone).encode()).hexdigest(),
-            "partition_sha256": hashlib.sha256("".join(whose).encode()).hexdigest(),
+            "data_sha256": hashlib.sha256("".join(data).encode()).hexdigest(),
+            "partition_sha256": hashlib.sha256("".join(parts).encode()).hexdigest(),
         }
 
     @property
@@ -52,18 +50,18 @@ class Remote(Data):
 
     @property
     def homes(self) -> list[set[str]]:  # noqa: D102
-        return [set(str(one["sites"]).split(node_data.SITES)) for one in self.told]
+        return [set(str(one["sites"]).split(node_data.SITES)) for one in self.reports]
 
     def units(self, unit: str) -> list[int]:  # noqa: D102
         key = "train_patients" if unit == "patient" else "train_images"
-        return [int(str(one[key])) for one in self.told]
+        return [int(str(one[key])) for one in self.reports]
 
     def _sum(self, key: str) -> int:
-        return sum(int(str(one[key])) for one in self.told)
+        return sum(int(str(one[key])) for one in self.reports)
 
 
-def connected(config: Config, here: RunDirectory, told: list[Told]) -> Remote:
-    """Return the data of a deployed run: the server's own test patients, and what hospitals told.
+def connected(config: Config, reports: list[NodeReport]) -> Remote:
+    """Return the data of a deployed run: the server's own test patients, and what hospitals report.
 
     Raises:
         ConfigError: if the hospitals' images are said to be noisy, which nobody here can check.
@@ -73,34 +71,30 @@ def connected(config: Config, here: RunDirectory, told: list[Told]) -> Remote:
     if config.dataset.target == RELEASED:
         raise ConfigError("dataset=released: the server cannot account for what hospitals released")
     targets = tuple(config.dataset.arguments["targets"])
-    told = [_checked(client, one, targets) for client, one in enumerate(told)]
+    reports = [_checked(client, one, targets) for client, one in enumerate(reports)]
     own = node_data.read(config.runner.data)
     assigned = partition.read(config.runner.data / node_data.PARTITION)
     if set(assigned["role"]) != {"test"}:
         raise DataError(f"{config.runner.data}: the server's folder holds more than test patients")
     columns = ["client", "sites", "patients", "images", "train_images", "val_images"]
-    shown = tuple(target for target in targets if target in told[0])
-    clients = pd.DataFrame(told)[[*columns, *shown]]
-    own.table.to_parquet(here.table)
-    partition.save(assigned, here.partition)
-    here.write_csv(clients, "clients.csv")
-    if shown:
-        draw_partition(clients, shown, here.picture)
-    return Remote(None, own, assigned, clients, own.table, labels(own.table, targets), [], told)
+    counted = tuple(target for target in targets if target in reports[0])
+    clients = pd.DataFrame(reports)[[*columns, *counted]]
+    truth = labels(own.table, targets)
+    return Remote(None, own, assigned, clients, counted, own.table, truth, [], reports)
 
 
-def _checked(client: int, told: Told, targets: Sequence[str]) -> Told:
-    """Return what a hospital told, of which its share of the average follows.
+def _checked(client: int, report: NodeReport, targets: Sequence[str]) -> NodeReport:
+    """Return what a hospital reports, of which its share of the average follows.
 
     Raises:
         DataError: if a count or a hash is none.
     """
     counts = ("patients", "images", "train_patients", "train_images", "val_patients", "val_images")
-    for name in (*counts, *(target for target in targets if target in told)):
-        number, least = told.get(name), int(name in ("train_patients", "train_images"))
+    for name in (*counts, *(target for target in targets if target in report)):
+        number, least = report.get(name), int(name in ("train_patients", "train_images"))
         if not isinstance(number, int) or not least <= number < MOST:
             raise DataError(f"client {client} tells of {number!r} as its {name}")
     for name in ("data_sha256", "partition_sha256"):
-        if not re.fullmatch("[0-9a-f]{64}", str(told.get(name))):
+        if not re.fullmatch("[0-9a-f]{64}", str(report.get(name))):
             raise DataError(f"client {client} tells no {name}")
-    return {**told, "sites": printable(str(told.get("sites", "")))}
+    return {**report, "sites": printable(str(report.get("sites", "")))}

@@ -12,9 +12,8 @@ from fedmed.core.records import MetricRow
 from fedmed.engines.local import workers
 from fedmed.experiment.data import Data
 from fedmed.federation.checkpoint import Checkpoint
-from fedmed.federation.faults import summary_of
+from fedmed.federation.reply_filter import summary_of
 from fedmed.partition import measure
-from fedmed.privacy import Ledger
 
 
 def with_scores(
@@ -55,7 +54,7 @@ def summarise(
     state: Checkpoint,
     scores: Mapping[str, Any],
     clients: pd.DataFrame,
-    ledger: Ledger | None,
+    privacy: Mapping[str, Any],
     setup: float,
 ) -> dict[str, Any]:
     """Return the result of a finished run, but for its name.
@@ -66,7 +65,7 @@ def summarise(
         state: after the last round.
         scores: on the test patients.
         clients: ``clients.csv`` with its scores.
-        ledger: of private releases, if there were any.
+        privacy: what was spent; see ``Accounts.statement``.
         setup: seconds before the first round.
     """
     last = [row for row in state.metrics if row.round == state.round]
@@ -85,7 +84,7 @@ def summarise(
         "test": {"loss": loss, **scores},
         "val": _validation(last, clients),
         "faults": summary_of(state.metrics),
-        "privacy": ledger.statement() if ledger else {"unit": None, "epsilon": None, "delta": None},
+        "privacy": dict(privacy),
         "time": {
             "setup_s": setup,
             "rounds_s": sum(state.seconds),

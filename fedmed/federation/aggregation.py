@@ -12,10 +12,11 @@ import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
+from fedmed.federation.messages import METRICS
 from fedmed.flower.arrays import decoded, record_of
 
 
-def fold(replies: Iterable[Message], weighted_by: str) -> list[Message]:
+def streaming_mean(replies: Iterable[Message], weighted_by: str) -> list[Message]:
     """Return one reply in place of all, or none where there is none.
 
     The sum is taken in double precision and in the order of the replies: the same bits whatever
@@ -42,7 +43,7 @@ def fold(replies: Iterable[Message], weighted_by: str) -> list[Message]:
         return []
     mean = {name: np.asarray(sums.pop(name) / total, dtype=kind) for name, kind in kinds.items()}
     weights = MetricRecord({weighted_by: total})
-    first.content = RecordDict({key: record_of(mean), "metrics": weights})
+    first.content = RecordDict({key: record_of(mean), METRICS: weights})
     return [first]
 
 

@@ -61,20 +61,20 @@ class Checkpoint:
         return cls(**kept, metrics=rows)
 
 
-def remember(strategy: Strategy) -> dict[str, Any]:
+def strategy_state_dict(strategy: Strategy) -> dict[str, Any]:
     """Return a strategy's attributes, as a tree; its functions are part of its configuration."""
     return {
-        name: remember(value) if isinstance(value, Strategy) else value
+        name: strategy_state_dict(value) if isinstance(value, Strategy) else value
         for name, value in vars(strategy).items()
         if not callable(value) or isinstance(value, Strategy)
     }
 
 
-def remind(strategy: Strategy, attributes: Mapping[str, Any]) -> None:
-    """Set a strategy's attributes to what :func:`remember` returned, in place."""
+def load_strategy_state(strategy: Strategy, attributes: Mapping[str, Any]) -> None:
+    """Set a strategy's attributes to what :func:`strategy_state_dict` returned, in place."""
     for name, value in attributes.items():
         own = getattr(strategy, name)
         if isinstance(own, Strategy):
-            remind(own, value)
+            load_strategy_state(own, value)
         else:
             setattr(strategy, name, value)

@@ -1,56 +1,152 @@
-"""What a message tells a client beside what its strategy sends."""
+"""All that server and clients call by name: records, keys, codes of failures, and the task itself.
 
-from dataclasses import asdict, dataclass, replace
+A message to a client holds what its strategy sends, and beside it the records :data:`RUN` and
+:data:`TASK`. A reply holds arrays and metrics, and what a strategy's own rule adds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Self
 
 from flwr.app import ConfigRecord, Context, Message
 
-BRIEF = "brief"  # the record's name
-STATE = "state"  # the record by which a reply tells that the client keeps a state
+from fedmed.core.errors import FedmedError
+from fedmed.flower.private import ErrorCode
+
+# Records of a message to a client
+RUN = "run"  # what stays the same in a run
+TASK = "task"  # who is meant, and when
+ARRAYS = "arrays"  # the global arrays; the same in a reply: the client's
+CONFIG = "config"  # what a strategy tells, and:
+NOISE = "noise-multipliers"  # in it, of each client
+RELEASE = "release"  # in it, the hash of a private run, for the strategy alone
+
+# Records of a reply
+METRICS = "metrics"
+STATE = "state"  # tells that the client keeps a state of this round
+NODE_REPORT = "node_report"  # what a hospital says of its data, to a message of DESCRIBE
+
+DESCRIBE = "query.describe"  # the type of the message that asks for it
+
+# Codes of a reply that is an error
+RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+DIED: int = ErrorCode.CLIENT_APP_CRASHED
+LATE: int = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+#: What each is called in ``metrics.csv``; any other is ``raised``.
+KINDS: Mapping[int, str] = {
+    DIED: "died",
+    ErrorCode.NODE_UNAVAILABLE: "died",
+    LATE: "late",
+    ErrorCode.MESSAGE_UNAVAILABLE: "late",
+}
+
+
+class DroppedOut(Exception):
+    """A client that does not take part after all; known by its words where only text travels."""
+
+    WORDS = "this client dropped out of the round"
+
+    def __init__(self) -> None:
+        super().__init__(self.WORDS)
 
 
 @dataclass(frozen=True)
-class Brief:
-    """Which client is meant, in which round, and where its files are.
+class RunContext:
+    """What every client is told about a run.
+
+    Attributes:
+        config: the run's task as text, see :mod:`fedmed.config.wire`.
+        config_sha256: the text's hash.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        store, table, partition: paths of the prepared pixels, their table, and who is whose;
+            empty for those who know themselves where their files are.
+        states: the folder of the clients' states, likewise.
+    """
+
+    config: str
+    config_sha256: str
+    device: str
+    store: str = ""
+    table: str = ""
+    partition: str = ""
+    states: str = ""
+
+    def record(self) -> ConfigRecord:
+        """Return the record that travels as :data:`RUN`."""
+        return ConfigRecord(asdict(self))
+
+    @classmethod
+    def of(cls, message: Message, context: Context) -> Self:
+        """Return what a message tells, with what is the node's own in its place.
+
+        A hospital's node config says where its files are (``data``, ``states``) and, if it does,
+        which ``device`` it computes on.
+
+        Raises:
+            FedmedError: if the message is another version's.
+        """
+        run = cls(**_read(message, RUN, cls))
+        own = context.node_config
+        if "data" not in own:
+            return run
+        folder = Path(str(own["data"]))
+        return replace(
+            run,
+            device=str(own.get("device", run.device)),
+            store=str(folder),
+            table=str(folder / "table.parquet"),
+            partition=str(folder / "partition.csv"),
+            states=str(own.get("states", folder / "states")),
+        )
+
+
+@dataclass(frozen=True)
+class _Turn:
+    client: int
+    round: int
+    state: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class TaskSpec(_Turn):
+    """Which client is meant, in which round of which run.
 
     Attributes:
         client: whose patients to train on or to validate with.
         round: the round that the message belongs to.
         state: the round whose file is the client's state, -1 if it has none yet.
         kept: the same as the server's last checkpoint has it.
-        overrides: what the configuration is composed from.
-        store, table, partition: the prepared pixels, their table, and who is whose.
-        states: the folder of the clients' states.
+        run: what every client is told.
     """
 
-    client: int
-    round: int
-    state: int
-    kept: int
-    overrides: str
-    store: str
-    table: str
-    partition: str
-    states: str
+    run: RunContext
 
-    def record(self) -> ConfigRecord:
-        """Return the record that travels."""
-        return ConfigRecord(asdict(self))
+    def records(self) -> dict[str, ConfigRecord]:
+        """Return the records that travel, by name."""
+        turn = {field.name: getattr(self, field.name) for field in fields(_Turn)}
+        return {RUN: self.run.record(), TASK: ConfigRecord(turn)}
 
     @classmethod
-    def of(cls, message: Message, context: Context) -> "Brief":
-        """Return a message's brief. A hospital's own node config says where its files are."""
-        brief = cls(**message.content.config_records[BRIEF])  # type: ignore[arg-type]
-        own = context.node_config.get("data")
-        if own is None:
-            return brief
-        if (mine := context.node_config["partition-id"]) != brief.client:
-            raise ValueError(f"a message to client {brief.client} came to client {mine}")
-        folder = Path(str(own))
-        return replace(
-            brief,
-            store=str(folder),
-            table=str(folder / "table.parquet"),
-            partition=str(folder / "partition.csv"),
-            states=str(context.node_config.get("states", folder / "states")),
-        )
+    def of(cls, message: Message, context: Context) -> "TaskSpec":
+        """Return a message's task; see :meth:`RunContext.of`.
+
+        Raises:
+            FedmedError: if it is another version's, or meant for another hospital.
+        """
+        task = cls(**_read(message, TASK, _Turn), run=RunContext.of(message, context))
+        own = context.node_config.get("partition-id")
+        if "data" in context.node_config and own != task.client:
+            raise FedmedError(f"a message to client {task.client} came to client {own}")
+        return task
+
+
+def _read(message: Message, name: str, kind: type[Any]) -> dict[str, Any]:
+    """Return the values of a record that has a dataclass's fields, of its types and no others."""
+    record = dict(message.content.config_records.get(name, {}))
+    if {key: type(value) for key, value in record.items()} != {
+        f.name: f.type for f in fields(kind)
+    }:
+        raise FedmedError(f"a message whose record {name} is of another version of fedmed came")
+    return record

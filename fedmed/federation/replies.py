@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from fedmed.core.records import EXAMPLES, WEIGHT
 from fedmed.core.texts import printable
+from fedmed.federation.messages import METRICS
 from fedmed.flower.arrays import Undecodable, decoded, record_of
 
-METRICS = "metrics"  # the record of both
-TRAINED = frozenset({"steps", "loss"})  # what the client app adds to them, trained
+TRAINED = frozenset({"steps", "loss"})  # what the client app adds to a reply's metrics, trained
 VALIDATED = frozenset({"loss", "utility"})  # and validated
 MOST = 64  # metrics in a reply of which nothing else is agreed
 LARGEST = float(1 << 62)  # of a metric that is a whole number

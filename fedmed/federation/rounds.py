@@ -7,7 +7,7 @@ methods, so that a run goes on from its checkpoint as if it had never been cut o
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,20 +21,26 @@ from fedmed.core.seeding import seeded_globals
 from fedmed.evaluation import metrics
 from fedmed.evaluation.metrics import Floats
 from fedmed.federation import robust
-from fedmed.federation.aggregation import fold
-from fedmed.federation.checkpoint import Checkpoint, remember, remind
+from fedmed.federation.aggregation import streaming_mean
+from fedmed.federation.checkpoint import (
+    Checkpoint,
+    load_strategy_state,
+    strategy_state_dict,
+)
 from fedmed.federation.engine import Engine
-from fedmed.federation.faults import Gate, unlike
-from fedmed.federation.replies import METRICS, Terms
+from fedmed.federation.exchange import Exchange, Replies
+from fedmed.federation.messages import METRICS, NOISE, RELEASE
+from fedmed.federation.replies import Terms
+from fedmed.federation.reply_filter import unlike
 from fedmed.flower.strategies import aggregation_of
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Ledger, PrivateStrategy
-from fedmed.privacy.budget import NOISE, Spending
-from fedmed.privacy.events import RELEASE
+from fedmed.privacy.budget import PrivacyBudget
 
 log = logging.getLogger(__name__)
 
 POOLED = -1  # the client of a metric that is of no one client
+OnUpdate = Callable[[int], Sequence[MetricRow]]
 OnRound = Callable[[int, Sequence[MetricRow]], None]
 
 
@@ -45,37 +51,41 @@ class Federation:
     Attributes:
         config: the run's configuration.
         strategy: any Flower strategy.
-        engine: where the clients run.
+        exchange: what goes to the clients and comes from them.
+        score: returns the probabilities of the test images, N×T, under given arrays.
         terms: what is known of the clients' replies beforehand, to ``train`` and to ``val``.
         truth: labels of the test images, N×T.
         validating: the clients that have patients for validation.
         ledger: of private releases, if there are any.
-        spending: pays for the clients' private training, if it is.
+        budget: pays for the clients' private training, if it is.
         release: what a private strategy's draws are keyed by: a hash of the configuration and of
             the clients' sizes, which a server knows whichever engine they run on.
         checkpoint: the file.
-        on_client: called with a client when it has answered.
         say: called with a line that a person should see.
     """
 
     config: Config
     strategy: Strategy
-    engine: Engine
+    exchange: Exchange
+    score: Callable[[ArrayRecord], Floats]
     terms: Mapping[str, Terms]
     truth: Floats
     validating: frozenset[int]
     ledger: Ledger | None
-    spending: Spending | None
+    budget: PrivacyBudget | None
     release: str
     checkpoint: Path
-    on_client: Callable[[int], None]
     say: Callable[[str], None]
 
-    def run(self, state: Checkpoint, on_round: OnRound) -> tuple[Checkpoint, Floats]:
+    def run(
+        self, state: Checkpoint, on_update: OnUpdate, on_round: OnRound
+    ) -> tuple[Checkpoint, Floats]:
         """Take the run from ``state`` through its last round.
 
         Args:
             state: where the run stands.
+            on_update: called with each round whose aggregate stands; returns what else is to be
+                recorded of it.
             on_round: called with each round and its metrics; 0 is the evaluation before the first.
 
         Returns:
@@ -85,13 +95,12 @@ class Federation:
             FedmedError: if a client fails and ``faults`` do not allow for it, or the disk is full;
                 what the last checkpoint holds is safe.
         """
-        engine = self.engine
-        self._check_clients(len(engine.get_node_ids()))
-        engine.bytes_down, engine.bytes_up = state.bytes_down, state.bytes_up
-        engine.states.resume(state.clients)
-        engine.say = self.say
+        exchange = self.exchange
+        self._check_clients(len(self._grid.get_node_ids()))
+        exchange.bytes_down, exchange.bytes_up = state.bytes_down, state.bytes_up
+        exchange.states.resume(state.clients)
         if state.round:
-            remind(self.strategy, state.strategy)
+            load_strategy_state(self.strategy, state.strategy)
         else:
             state = replace(state, metrics=self._test(0, to_record(state.arrays))[0])
             on_round(0, state.metrics)
@@ -101,10 +110,10 @@ class Federation:
                 self.say(f"no client can pay for round {round_}: the run ends here")
                 break
             done = len(state.metrics)
-            state, scores = self._round(round_, state)
+            state, scores = self._round(round_, state, on_update)
             on_round(round_, state.metrics[done:])
         if scores is None:  # cut off between the last checkpoint and the end
-            scores = engine.score(to_record(state.arrays))
+            scores = self.score(to_record(state.arrays))
         return state, scores
 
     def _check_clients(self, clients: int) -> None:
@@ -119,9 +128,10 @@ class Federation:
                     "the run would wait for ever"
                 )
 
-    def _round(self, round_: int, state: Checkpoint) -> tuple[Checkpoint, Floats | None]:
+    def _round(
+        self, round_: int, state: Checkpoint, on_update: OnUpdate
+    ) -> tuple[Checkpoint, Floats | None]:
         started = time.perf_counter()
-        self.engine.round = round_
         scores = None
         rows, arrays = self._train(round_, to_record(state.arrays))
         last = round_ == self.config.rounds or self._spent_out(round_ + 1)
@@ -129,22 +139,22 @@ class Federation:
             rows += self._validate(round_, arrays)
             test_rows, scores = self._test(round_, arrays)
             rows += test_rows
-        rows += self._spent(round_)
+        rows += on_update(round_)
         rows += self._moved(round_, state)
         state = Checkpoint(
             data=state.data,
             arrays=from_record(arrays),
             round=round_,
-            strategy=remember(self.strategy),
-            clients=self.engine.states.rounds(),
+            strategy=strategy_state_dict(self.strategy),
+            clients=self.exchange.states.rounds(),
             metrics=state.metrics + rows,
-            bytes_down=self.engine.bytes_down,
-            bytes_up=self.engine.bytes_up,
+            bytes_down=self.exchange.bytes_down,
+            bytes_up=self.exchange.bytes_up,
             seconds=[*state.seconds, time.perf_counter() - started],
             surroundings=state.surroundings,
         )
         state.save(self.checkpoint)
-        self.engine.states.commit()
+        self.exchange.states.commit()
         return state, scores
 
     def _train(self, round_: int, arrays: ArrayRecord) -> tuple[list[MetricRow], ArrayRecord]:
@@ -152,20 +162,19 @@ class Federation:
         config = ConfigRecord()
         if isinstance(self.strategy, PrivateStrategy):
             config[RELEASE] = self.release
-        if self.spending:
-            config[NOISE] = self.spending.noise_multipliers()
+        if self.budget:
+            config[NOISE] = self.budget.noise_multipliers()
         with seeded_globals(self.config.seed, "configure", round_):
-            orders = list(self.strategy.configure_train(round_, arrays, config, self.engine))
-        robust.check(self.strategy, len(orders), round_)
-        orders = self._paid(round_, orders)
-        log.info("round %d begins with %d clients", round_, len(orders))
-        rows: list[MetricRow] = []
-        gate = self._gate(round_, "train")
-        replies = self._exchange(gate, "train", orders, rows)
+            messages = list(self.strategy.configure_train(round_, arrays, config, self._grid))
+        robust.check(self.strategy, len(messages), round_)
+        messages = self._paid(round_, messages)
+        log.info("round %d begins with %d clients", round_, len(messages))
+        replies = self.exchange.ask(round_, "train", messages, self.terms["train"])
         aggregated = self._aggregate(round_, replies)
-        rows.append(MetricRow(round_, "train", POOLED, "cohort", float(gate.answered)))
+        answered = replies.filter.answered
+        cohort = MetricRow(round_, "train", POOLED, "cohort", float(answered))
         if aggregated is None:
-            if gate.answered:
+            if answered:
                 raise FedmedError(f"round {round_}: the strategy has made nothing of its replies")
             aggregated = arrays
         if odd := unlike(aggregated, arrays):
@@ -173,9 +182,9 @@ class Federation:
                 f"round {round_}: the strategy has made {odd}; what the last checkpoint holds is "
                 "safe; a lower strategy.server_lr or client.lr often helps"
             )
-        return rows + gate.rows(), aggregated
+        return [*replies.metrics, cohort, *replies.filter.rows()], aggregated
 
-    def _aggregate(self, round_: int, replies: Iterator[Message]) -> ArrayRecord | None:
+    def _aggregate(self, round_: int, replies: Replies) -> ArrayRecord | None:
         """Return the strategy's aggregate, None if nobody was asked.
 
         Raises:
@@ -184,7 +193,7 @@ class Federation:
         aggregation = aggregation_of(self.strategy)
         given: Iterable[Message] = replies
         if aggregation == "mean":
-            given = fold(replies, getattr(self.strategy, "weighted_by_key", WEIGHT))
+            given = streaming_mean(replies, getattr(self.strategy, "weighted_by_key", WEIGHT))
         elif aggregation == "all":
             given = answers = list(replies)
             if answers:
@@ -193,40 +202,27 @@ class Federation:
             aggregated, _ = self.strategy.aggregate_train(round_, given)
         return aggregated
 
-    def _paid(self, round_: int, orders: list[Message]) -> list[Message]:
-        """Return the orders to clients that can pay; what they release is in the ledger by then."""
+    def _paid(self, round_: int, messages: list[Message]) -> list[Message]:
+        """Return the messages to those who can pay; what they release is in the ledger by then."""
         if self.ledger and isinstance(self.strategy, PrivateStrategy):
             self.ledger.record(*self.strategy.privacy_events(round_))
-        if not self.spending:
-            return orders
-        to = {self._client(order.metadata.dst_node_id): order for order in orders}
-        before = set(self.spending.ledger.stopped)
-        able = self.spending.admit(round_, to)
-        for client in sorted(set(self.spending.ledger.stopped) - before):
+        if not self.budget:
+            return messages
+        to = {self._client(m.metadata.dst_node_id): m for m in messages}
+        before = set(self.budget.ledger.stopped)
+        able = self.budget.authorise(round_, to)
+        for client in sorted(set(self.budget.ledger.stopped) - before):
             self.say(f"client {client} stops before round {round_}: its budget is spent")
         return [to[client] for client in able]
 
     def _spent_out(self, round_: int) -> bool:
-        return self.spending is not None and self.spending.exhausted(round_)
-
-    def _spent(self, round_: int) -> list[MetricRow]:
-        """Return ε of each unit, and of each client's, so far."""
-        rows: list[MetricRow] = []
-        for i, unit in enumerate(self.ledger.units() if self.ledger else ()):
-            assert self.ledger
-            name = "epsilon" if i == 0 else f"epsilon/{unit}"  # units do not mix
-            per_client = self.ledger.per_client(unit)
-            rows += [
-                MetricRow(round_, "privacy", k, name, value) for k, value in per_client.items()
-            ]
-            rows.append(MetricRow(round_, "privacy", POOLED, name, self.ledger.epsilon(unit)))
-        return rows
+        return self.budget is not None and self.budget.exhausted(round_)
 
     def _moved(self, round_: int, before: Checkpoint) -> list[MetricRow]:
         """Return the array bytes that the round has moved."""
         moved = {
-            "bytes_up": self.engine.bytes_up - before.bytes_up,
-            "bytes_down": self.engine.bytes_down - before.bytes_down,
+            "bytes_up": self.exchange.bytes_up - before.bytes_up,
+            "bytes_down": self.exchange.bytes_down - before.bytes_down,
         }
         return [MetricRow(round_, "cost", POOLED, name, float(n)) for name, n in moved.items()]
 
@@ -234,15 +230,14 @@ class Federation:
         if not self.validating:
             return []
         with seeded_globals(self.config.seed, "configure validation", round_):
-            orders = self.strategy.configure_evaluate(round_, arrays, ConfigRecord(), self.engine)
-        able = [o for o in orders if self._client(o.metadata.dst_node_id) in self.validating]
-        rows: list[MetricRow] = []
-        gate = self._gate(round_, "val")
-        replies = list(self._exchange(gate, "val", able, rows))
-        if replies:
+            asked = self.strategy.configure_evaluate(round_, arrays, ConfigRecord(), self._grid)
+        able = [m for m in asked if self._client(m.metadata.dst_node_id) in self.validating]
+        replies = self.exchange.ask(round_, "val", able, self.terms["val"])
+        answers = list(replies)
+        if answers:
             with seeded_globals(self.config.seed, "aggregate validation", round_):
-                self.strategy.aggregate_evaluate(round_, replies)
-        return rows + self._compared(round_, replies) + gate.rows()
+                self.strategy.aggregate_evaluate(round_, answers)
+        return [*replies.metrics, *self._compared(round_, answers), *replies.filter.rows()]
 
     def _compared(self, round_: int, replies: Sequence[Message]) -> list[MetricRow]:
         """Return each client's AUROC by finding, and its macro over those that all who count share.
@@ -270,7 +265,7 @@ class Federation:
         return [*rows, MetricRow(round_, "val", POOLED, "findings", float(len(found.findings)))]
 
     def _test(self, round_: int, arrays: ArrayRecord) -> tuple[list[MetricRow], Floats]:
-        scores = self.engine.score(arrays)
+        scores = self.score(arrays)
         targets = tuple(self.config.dataset.arguments["targets"])
         rows: list[MetricRow] = [
             MetricRow(round_, "test", POOLED, "loss", metrics.bce(scores, self.truth))
@@ -280,35 +275,12 @@ class Federation:
             rows += [MetricRow(round_, "test", POOLED, f"{name}/{t}", v) for t, v in values.items()]
         return rows, scores
 
-    def _gate(self, round_: int, scope: str) -> Gate:
-        """Return what looks at replies; a client whose reply is refused keeps its old state."""
-        return Gate(
-            self.config.faults,
-            round_,
-            self._client,
-            self.on_client,
-            self.engine.states.undo,
-            self.say,
-            self.terms[scope],
-        )
-
-    def _exchange(
-        self, gate: Gate, scope: str, orders: Sequence[Message], rows: list[MetricRow]
-    ) -> Iterator[Message]:
-        """Yield the usable replies one by one, and add their metrics to ``rows``."""
-        answers = self.engine.send_and_receive(orders, timeout=self.config.faults.deadline)
-        for reply in gate.admit(orders, answers):
-            client = self._client(reply.metadata.src_node_id)
-            rows += [
-                MetricRow(gate.round, scope, client, name, float(value))
-                for record in reply.content.metric_records.values()
-                for name, value in record.items()
-                if name != WEIGHT and not isinstance(value, list)
-            ]
-            yield reply
+    @property
+    def _grid(self) -> Engine:
+        return self.exchange.engine
 
     def _client(self, node: int) -> int:
-        return self.engine.client_of(node)
+        return self._grid.client_of(node)
 
 
 def _list(record: MetricRecord, name: str) -> list[float]:

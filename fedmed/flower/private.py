@@ -9,11 +9,11 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-__all__ = ["ClientAppCallable", "ErrorCode", "ExchangeGrid"]
+__all__ = ["ClientAppCallable", "ErrorCode", "NodeGrid"]
 
 
-class ExchangeGrid(Grid):
-    """A Grid that exchanges messages and no more: all that Flower's strategies ask for.
+class NodeGrid(Grid):
+    """A Grid that knows its nodes and no more: all that Flower's strategies ask for.
 
     The rest of the interface is for server apps that drive a SuperLink themselves.
     """
@@ -32,4 +32,9 @@ class ExchangeGrid(Grid):
         raise NotImplementedError
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:  # noqa: D102
+        raise NotImplementedError
+
+    def send_and_receive(  # noqa: D102
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         raise NotImplementedError

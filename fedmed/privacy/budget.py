@@ -11,19 +11,17 @@ from fedmed.privacy.accounting import epsilon, noise_for
 from fedmed.privacy.events import Event
 from fedmed.privacy.ledger import Ledger
 
-NOISE = "noise-multipliers"  # of each client, in the config record of a training message
 
-
-def schedule(how: Client, units: int) -> tuple[float, int]:
+def schedule(client_config: Client, units: int) -> tuple[float, int]:
     """Return a client's sampling rate and its steps a round.
 
     Args:
-        how: local training; its batch size is the expected number of units in a step, and an
-            epoch is as many steps as draw each unit once in expectation.
+        client_config: local training; its batch size is the expected number of units in a step,
+            and an epoch is as many steps as draw each unit once in expectation.
         units: how many the client has.
     """
-    rate = min(1.0, how.batch_size / units)
-    return rate, how.steps or how.epochs * math.ceil(1 / rate)
+    rate = min(1.0, client_config.batch_size / units)
+    return rate, client_config.steps or client_config.epochs * math.ceil(1 / rate)
 
 
 def planned(config: Config, units: Sequence[int]) -> list[Event]:
@@ -51,7 +49,7 @@ def planned(config: Config, units: Sequence[int]) -> list[Event]:
     return events
 
 
-class Spending:
+class PrivacyBudget:
     """Pays for the clients' rounds, as long as their budget lasts.
 
     Args:
@@ -90,7 +88,7 @@ class Spending:
         """Return each client's noise multiplier."""
         return [event.noise_multiplier for event in self.plan]
 
-    def admit(self, round_: int, clients: Iterable[int]) -> list[int]:
+    def authorise(self, round_: int, clients: Iterable[int]) -> list[int]:
         """Return those of ``clients`` that may train; their releases are on the disk by then."""
         clients = list(clients)
         able = [client for client in clients if self._affords(client, round_)]

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-RELEASE = "release"  # the hash of a private run, in the config of a round
-
 Unit = Literal["client", "patient", "image", "content", "detail"]
 
 
@@ -46,7 +44,8 @@ class PrivateStrategy(Protocol):
     """A strategy whose aggregate is a differentially private release.
 
     The config that ``configure_train`` is given holds a hash of the run's configuration and its
-    clients' sizes, under :data:`RELEASE`, to key what is random there. It need not travel on.
+    clients' sizes, under ``federation.messages.RELEASE``, to key what is random there. It need
+    not travel on.
 
     Attributes:
         delta: of (ε, δ).

@@ -85,7 +85,12 @@ class Tracker:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._mirror(lambda run: run.finish(exit_code=0 if error is None else 1))
+        self.close(failed=error is not None)
+
+    def close(self, failed: bool) -> None:
+        """End the wandb run, marked as failed or not."""
+        self._mirror(lambda run: run.finish(exit_code=int(failed)))
+        self._run = None
         self._at_home.close()
 
     @staticmethod
@@ -126,8 +131,9 @@ class Tracker:
 
     def log_round(self, round_: int, rows: Sequence[MetricRow]) -> None:
         """Log a round: pooled metrics by name, and the mean and the worst over the clients."""
-        if self._run is None:
-            return
+        self._mirror(lambda run: run.log({"round": round_, **self._values(rows)}))
+
+    def _values(self, rows: Sequence[MetricRow]) -> dict[str, Any]:
         frame = pd.DataFrame(rows, columns=MetricRow._fields)
         if self._hides_cohorts:
             frame = frame[~frame["scope"].isin(_OF_COHORTS)]
@@ -139,7 +145,7 @@ class Tracker:
             values[f"{scope}/{metric}/max"] = group["value"].max()
             if scope == "privacy" and len(group) <= CURVES:
                 values |= {f"{scope}/{metric}/{r.client}": r.value for r in group.itertuples()}
-        self._mirror(lambda run: run.log({"round": round_, **values}))
+        return values
 
     def replay(self, rows: Sequence[MetricRow]) -> None:
         """Log what an earlier process logged: a resumed offline run begins a file of its own."""

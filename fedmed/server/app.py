@@ -24,15 +24,13 @@ def main(grid: Grid, context: Context) -> None:
     """Run the experiment over the Grid, and leave its run directory."""
     tolerate()
     overrides = split(str(context.run_config["overrides"]))
-    config = cfg.compose(overrides, build=False)
-    if not isinstance(config.runner, cfg.Deployment):  # whose images are at the hospitals
-        config = cfg.compose(overrides)
+    cfg.compose(overrides)  # what is wrong with them is told before a folder is made
     folder = Path(cfg.settings(overrides).run.dir).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     _log_to(folder / "run.log")
     with Console() as console:
         console.say(f"run directory: {folder}")
-        run(config, overrides, folder, console, grid)
+        run(overrides, folder, console, grid)
 
 
 def _log_to(file: Path) -> None:

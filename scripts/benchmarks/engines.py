@@ -13,7 +13,6 @@ before the last, which also scores the test split. A whole run is the command fr
 
 import argparse
 import json
-import shlex
 import statistics
 import subprocess
 import sys
@@ -33,11 +32,13 @@ from rich.table import Table
 
 from fedmed import config as cfg
 from fedmed import models
-from fedmed.client.context import at
+from fedmed.client.context import context_of
+from fedmed.config import wire
 from fedmed.core import processes
 from fedmed.data import store
 from fedmed.data.table import validate
 from fedmed.engines.local import workers
+from fedmed.federation.messages import RunContext
 from fedmed.training.sgd import batches
 
 QUICKSTART = ("+experiment=quickstart", "tracking.mode=disabled", "evaluate_every=1000000")
@@ -56,7 +57,7 @@ def command(overrides: Sequence[str], folder: Path) -> dict[str, float]:
     whole = time.time() - began
     ends, first = {}, 0.0
     for line in (folder / "run.log").read_text().splitlines():
-        if " fedmed.experiment.run: round " in line:
+        if " fedmed.experiment.callbacks: round " in line:
             ends[int(line.split(": round ")[1].split(":")[0])] = moment(line)
         if " fedmed.federation.rounds: round 1 begins" in line:
             first = moment(line) - began
@@ -81,11 +82,11 @@ def pfl_rounds(
 ) -> dict[str, float]:
     """Return seconds of pfl-research on a finished run's clients: whole, and a round."""
     config = cfg.compose(overrides)
-    here = at(told(overrides, folder))
-    clients = sorted(set(here.index["client"]) - {-1})
-    rows = [here.examples("train", client).rows for client in clients]
-    arrays = {f"pixels/{k}": here.pixels[r] for k, r in enumerate(rows)}
-    arrays |= {f"labels/{k}": here.labels[r] for k, r in enumerate(rows)}
+    own = context_of(run_context(overrides, folder))
+    clients = sorted(set(own.index["client"]) - {-1})
+    rows = [own.examples("train", client).rows for client in clients]
+    arrays = {f"pixels/{k}": own.pixels[r] for k, r in enumerate(rows)}
+    arrays |= {f"labels/{k}": own.labels[r] for k, r in enumerate(rows)}
     np.savez(folder / "pfl.npz", **arrays)  # type: ignore[arg-type]
     task = {
         "data": str(folder / "pfl.npz"),
@@ -107,18 +108,21 @@ def pfl_rounds(
     return {"whole_s": whole, **json.loads((folder / "pfl.json").read_text())}
 
 
-def told(overrides: Sequence[str], folder: Path) -> dict[str, str]:
+def run_context(overrides: Sequence[str], folder: Path) -> RunContext:
     """Return what a client of a finished run is told about it."""
     config = cfg.compose(overrides)
     dataset = config.dataset.build()
     table = validate(dataset.table(), dataset)
     prepared = store.prepare(dataset, table, config.store, 0, lambda done, total: None)
-    return {
-        "overrides": shlex.join(overrides),
-        "store": str(prepared.path),
-        "table": str(folder / "table.parquet"),
-        "partition": str(folder / "partition.csv"),
-    }
+    text = wire.dumps(config)
+    return RunContext(
+        text,
+        wire.sha256(text),
+        config.runner.device,
+        str(prepared.path),
+        str(folder / "table.parquet"),
+        str(folder / "partition.csv"),
+    )
 
 
 def bare_rounds(overrides: Sequence[str], folder: Path, rounds: int) -> float:
@@ -127,12 +131,11 @@ def bare_rounds(overrides: Sequence[str], folder: Path, rounds: int) -> float:
     sizes = pd.read_csv(folder / "clients.csv")["train_images"].tolist()
     steps = [config.client.steps or size for size in sizes]  # equal steps are equal work
     shares = spread(steps, workers(config.runner))
-    run_config = told(overrides, folder)
+    run = run_context(overrides, folder)
     context = processes.context()
     barrier = context.Barrier(len(shares) + 1)
     loops = [
-        context.Process(target=bare_process, args=(run_config, share, rounds, barrier))
-        for share in shares
+        context.Process(target=bare_process, args=(run, share, rounds, barrier)) for share in shares
     ]
     for loop in loops:
         loop.start()
@@ -153,18 +156,18 @@ def spread(work: Sequence[int], n: int) -> list[list[int]]:
     return shares
 
 
-def bare_process(run_config: dict[str, str], clients: list[int], rounds: int, barrier: Any) -> None:
+def bare_process(run: RunContext, clients: list[int], rounds: int, barrier: Any) -> None:
     """Train each client from the same weights, round after round."""
     torch.set_num_threads(1)
-    here = at(run_config)
-    how, network = here.config.client, here.network
+    own = context_of(run)
+    how, network = own.config.client, own.network
     data = {}
     for client in clients:
-        rows = here.examples("train", client).rows
-        data[client] = torch.from_numpy(here.pixels[rows]), torch.from_numpy(here.labels[rows])
+        rows = own.examples("train", client).rows
+        data[client] = torch.from_numpy(own.pixels[rows]), torch.from_numpy(own.labels[rows])
     for _ in range(rounds + 1):
         for client in clients:
-            models.load(network, here.initial)
+            models.load(network, own.initial)
             bare_training(network, *data[client], how)
         barrier.wait()
 

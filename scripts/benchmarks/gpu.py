@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from engines import command, told
+from engines import command, run_context
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from fedmed import config as cfg
-from fedmed.client.context import at
+from fedmed.client.context import context_of
 from fedmed.training.sgd import batches
 
 COMMON = (
@@ -46,12 +46,12 @@ def federation(overrides: Sequence[str], folder: Path) -> float:
 
 def bare(overrides: Sequence[str], folder: Path) -> float:
     """Return images a second of a plain loop over the first client's images."""
-    here = at(told(overrides, folder))
-    how, network = here.config.client, here.network.train()
+    own = context_of(run_context(overrides, folder))
+    how, network = own.config.client, own.network.train()
     device = next(network.parameters()).device
-    rows = here.examples("train", 0).rows
-    pixels = torch.from_numpy(here.pixels[rows]).to(device)
-    labels = torch.from_numpy(here.labels[rows]).to(device)
+    rows = own.examples("train", 0).rows
+    pixels = torch.from_numpy(own.pixels[rows]).to(device)
+    labels = torch.from_numpy(own.labels[rows]).to(device)
     optimizer = torch.optim.Adam(network.parameters(), how.lr, fused=True)
     for repeat in range(2):  # the first warms up
         torch.cuda.synchronize()

@@ -29,8 +29,8 @@ from rich.table import Table
 from store import below
 
 from fedmed import models
-from fedmed.federation.aggregation import fold
-from fedmed.federation.faults import fault_of
+from fedmed.federation.aggregation import streaming_mean
+from fedmed.federation.reply_filter import error_of
 from fedmed.flower import process, serialization
 
 COMMON = (
@@ -105,11 +105,11 @@ def server_seconds(folder: Path, replies: int = 10) -> float:
     def answers() -> Any:
         for node in range(replies):
             reply = Message(serialization.load(folder / "reply", durable=False), node + 1, "train")
-            assert fault_of(reply, sent, 1e9) is None
+            assert error_of(reply, sent, 1e9) is None
             yield reply
 
     began = time.perf_counter()
-    fold(answers(), "weight")
+    streaming_mean(answers(), "weight")
     return (time.perf_counter() - began) / replies
 
 

@@ -19,36 +19,18 @@ from fedmed.config import Faults
 from fedmed.core.errors import FedmedError
 from fedmed.core.records import MetricRow
 from fedmed.core.texts import block, cause
+from fedmed.federation.messages import KINDS, DroppedOut
 from fedmed.federation.replies import Malformed, Terms, read
 from fedmed.flower.arrays import decoded
-from fedmed.flower.private import ErrorCode
 
 log = logging.getLogger(__name__)
 
-RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-DIED = ErrorCode.CLIENT_APP_CRASHED
-LATE = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
-_KINDS = {
-    DIED: "died",
-    ErrorCode.NODE_UNAVAILABLE: "died",
-    LATE: "late",
-    ErrorCode.MESSAGE_UNAVAILABLE: "late",
-}
 SCOPE = "faults"  # of their rows in metrics.csv
-TOLD = 5  # clients named in a line of the console
-
-
-class DroppedOut(Exception):
-    """A client that does not take part after all."""
-
-    WORDS = "this client dropped out of the round"
-
-    def __init__(self) -> None:
-        super().__init__(self.WORDS)
+NAMED = 5  # clients named in a line of the console
 
 
 @dataclass(frozen=True)
-class Fault:
+class ReplyError:
     """What is wrong with a reply.
 
     Attributes:
@@ -66,21 +48,21 @@ class Fault:
 class ClientFailure(FedmedError):
     """A fault that ends the run; ``details`` is the client's traceback, if it raised."""
 
-    def __init__(self, round_: int, client: int, fault: Fault) -> None:
+    def __init__(self, round_: int, client: int, error: ReplyError) -> None:
         super().__init__(
-            f"round {round_}: client {client} {fault.what}; nothing was averaged and what the last "
+            f"round {round_}: client {client} {error.what}; nothing was averaged and what the last "
             "checkpoint holds is safe; faults.on_failure=exclude goes on without such a client"
         )
-        self.details = fault.details
+        self.details = error.details
 
 
-def fault_of(
+def error_of(
     reply: Message,
     sent: RecordDict,
     max_norm: float | None,
     client: int = 0,
     terms: Terms | None = None,
-) -> Fault | None:
+) -> ReplyError | None:
     """Return what is wrong with a reply, if anything is; a sound one's arrays are then decoded.
 
     Args:
@@ -97,18 +79,18 @@ def fault_of(
     try:
         content = read(reply.content, start, client, terms or Terms())
     except Malformed as error:
-        return Fault(error.kind, str(error))
+        return ReplyError(error.kind, str(error))
     except Exception as error:  # of a reply made to break its reader, anything may come
-        return Fault("malformed", f"returned what cannot be read ({type(error).__name__})")
+        return ReplyError("malformed", f"returned what cannot be read ({type(error).__name__})")
     for key, record in content.array_records.items():
         norm = _norm(record, start.array_records[key])
         if not math.isfinite(norm) and (name := _not_finite(record)):
-            return Fault(
+            return ReplyError(
                 "not_finite",
                 f"returned NaN or infinity in {name} (a lower client.lr often helps)",
             )
         if max_norm is not None and not norm <= max_norm:
-            return Fault(
+            return ReplyError(
                 "too_far",
                 f"returned an update of norm {norm:.3g}, over faults.max_norm={max_norm:g}",
             )
@@ -116,12 +98,12 @@ def fault_of(
     return None
 
 
-def _of_error(code: int, reason: str) -> Fault:
-    if code in _KINDS:
-        return Fault(_KINDS[code], f"did not answer: {cause(reason)}")
+def _of_error(code: int, reason: str) -> ReplyError:
+    if code in KINDS:
+        return ReplyError(KINDS[code], f"did not answer: {cause(reason)}")
     if DroppedOut.WORDS in reason:
-        return Fault("dropped_out", "dropped out")
-    return Fault(
+        return ReplyError("dropped_out", "dropped out")
+    return ReplyError(
         "raised",
         f"failed: {cause(reason)} (traceback in run.log)",
         block(reason) if reason.strip() else "",
@@ -152,7 +134,7 @@ def _not_finite(record: ArrayRecord) -> str | None:
 
 
 @dataclass
-class Gate:
+class ReplyFilter:
     """Lets through the usable replies of one exchange.
 
     Attributes:
@@ -175,22 +157,22 @@ class Gate:
     say: Callable[[str], None]
     terms: Terms = field(default_factory=Terms)
     answered: int = 0
-    excluded: dict[int, Fault] = field(default_factory=dict)
+    excluded: dict[int, ReplyError] = field(default_factory=dict)
 
-    def admit(self, orders: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
-        """Yield those of ``replies`` to ``orders`` that are sound, in their order.
+    def accept(self, messages: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
+        """Yield those of ``replies`` to ``messages`` that are sound, in their order.
 
         Raises:
             ClientFailure: at the first that is not, if the policy is to stop.
             FedmedError: in the end, if too few are.
         """
-        sent = {order.metadata.dst_node_id: order.content for order in orders}
+        sent = {m.metadata.dst_node_id: m.content for m in messages}
         for reply in replies:
             node = reply.metadata.src_node_id
             client = self.client_of(node)
-            fault = fault_of(reply, sent.pop(node), self.policy.max_norm, client, self.terms)
-            if fault:
-                self._exclude(client, fault)
+            error = error_of(reply, sent.pop(node), self.policy.max_norm, client, self.terms)
+            if error:
+                self._exclude(client, error)
                 if not reply.has_error():
                     self.on_refused(client)
                 continue
@@ -198,16 +180,18 @@ class Gate:
             self.on_client(client)
             yield reply
         for node in sent:  # an engine may leave out who is late
-            self._exclude(self.client_of(node), Fault("late", "did not answer: no answer in time"))
-        self._conclude(len(orders))
+            self._exclude(
+                self.client_of(node), ReplyError("late", "did not answer: no answer in time")
+            )
+        self._conclude(len(messages))
 
     def rows(self) -> list[MetricRow]:
         """Return a row for each client that was excluded, and one for how many of each kind."""
-        kinds = Counter(fault.kind for fault in self.excluded.values())
+        kinds = Counter(error.kind for error in self.excluded.values())
         return [
             *(
-                MetricRow(self.round, SCOPE, k, fault.kind, 1.0)
-                for k, fault in self.excluded.items()
+                MetricRow(self.round, SCOPE, k, error.kind, 1.0)
+                for k, error in self.excluded.items()
             ),
             *(
                 MetricRow(self.round, SCOPE, -1, kind, float(n))
@@ -215,18 +199,18 @@ class Gate:
             ),
         ]
 
-    def _exclude(self, client: int, fault: Fault) -> None:
+    def _exclude(self, client: int, error: ReplyError) -> None:
         if self.policy.on_failure == "stop":
-            raise ClientFailure(self.round, client, fault)
-        details = f"\n{fault.details}" if fault.details else ""
-        log.warning("round %d: client %d %s%s", self.round, client, fault.what, details)
-        self.excluded[client] = fault
+            raise ClientFailure(self.round, client, error)
+        details = f"\n{error.details}" if error.details else ""
+        log.warning("round %d: client %d %s%s", self.round, client, error.what, details)
+        self.excluded[client] = error
 
     def _conclude(self, asked: int) -> None:
         if not self.excluded:
             return
-        told = [f"client {client} {fault.what}" for client, fault in self.excluded.items()]
-        more = f"; and {len(told) - TOLD} more" if len(told) > TOLD else ""
+        told = [f"client {client} {error.what}" for client, error in self.excluded.items()]
+        more = f"; and {len(told) - NAMED} more" if len(told) > NAMED else ""
         if self.answered < min(self.policy.min_clients, asked):
             raise FedmedError(
                 f"round {self.round}: {self.answered} of {asked} clients gave a usable answer, "
@@ -234,7 +218,7 @@ class Gate:
                 "checkpoint holds is safe"
             )
         without = f"{len(told)} of {asked} clients"
-        self.say(f"round {self.round} without {without}: {'; '.join(told[:TOLD])}{more}")
+        self.say(f"round {self.round} without {without}: {'; '.join(told[:NAMED])}{more}")
 
 
 def summary_of(rows: Iterable[MetricRow]) -> dict[str, Any]:

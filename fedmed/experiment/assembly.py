@@ -1,0 +1,128 @@
+"""A run put together: what its clients are told, what is believed of them, and the rounds."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedmed import models
+from fedmed.client.context import device
+from fedmed.config import DPSGD, Config, wire
+from fedmed.core.seeding import fingerprint
+from fedmed.engines.deployment import Hospitals
+from fedmed.engines.factory import opened
+from fedmed.evaluation.metrics import AUROC, POSITIVES
+from fedmed.experiment.accounts import Accounts
+from fedmed.experiment.data import Data
+from fedmed.federation.exchange import Exchange
+from fedmed.federation.messages import RunContext
+from fedmed.federation.replies import TRAINED, VALIDATED, Terms
+from fedmed.federation.rounds import Federation
+from fedmed.models import Arrays
+from fedmed.runs.console import Console
+from fedmed.runs.directory import RunDirectory
+from fedmed.runs.tracking import check_key
+from fedmed.training.hooks import LocalRule
+
+
+def built(config: Config) -> tuple[Strategy, Arrays]:
+    """Return the strategy and the first global arrays.
+
+    Raises:
+        ConfigError: if there is no such device, no key for wandb, or the network cannot be trained
+            privately: all before anything has taken time.
+    """
+    device(config.runner.device)
+    check_key(config.tracking)
+    strategy: Strategy = config.strategy.server.build()
+    network = models.build(config.model, config.seed, config.norm)
+    if isinstance(config.privacy, DPSGD):
+        models.check_private(network)
+    return strategy, models.arrays_of(network, config.strategy.state == "parameters")
+
+
+def run_context(config: Config) -> RunContext:
+    """Return what is told to clients who know themselves where their files are."""
+    text = wire.dumps(config)
+    return RunContext(text, wire.sha256(text), config.runner.device)
+
+
+def _with_files(run: RunContext, data: Data, run_dir: RunDirectory) -> RunContext:
+    """Return what is told to whoever shares this machine's files."""
+    return replace(
+        run,
+        store=str(data.store.path.resolve()),
+        table=str(run_dir.table.resolve()),
+        partition=str(run_dir.partition.resolve()),
+        states=str(run_dir.states.resolve()),
+    )
+
+
+@contextmanager
+def opened_federation(
+    config: Config,
+    strategy: Strategy,
+    data: Data,
+    accounts: Accounts,
+    run_dir: RunDirectory,
+    console: Console,
+    grid: Grid | None,
+    hospitals: Hospitals | None,
+) -> Iterator[Federation]:
+    """Open the engine, and yield the rounds to come over it.
+
+    Args:
+        config: of the run.
+        strategy: what the server does.
+        data: whose clients take part, as they were saved.
+        accounts: of the privacy that is spent.
+        run_dir: where data and checkpoint are.
+        console: told who has answered, who is waited for, and who could not.
+        grid: Flower's, where Flower has started the run.
+        hospitals: behind it, in a deployment.
+
+    Raises:
+        FedmedError: if the engine cannot be opened.
+    """
+    told = run_context(config)
+    own = _with_files(told, data, run_dir)
+    images = data.clients["train_images"].tolist()
+    validating = () if config.withholds else data.clients.query("val_images > 0")["client"]
+    sizes = data.clients[["train_images", "val_images"]].to_numpy()
+    engines = opened(config.runner, own, images, len(data.test), console.warn, grid, hospitals)
+    with engines as (engine, score):
+        run = told if hospitals else own
+        yield Federation(
+            config,
+            strategy,
+            Exchange(engine, run, config.faults, console.client_done, console.warn),
+            score,
+            _terms(config, data),
+            data.truth,
+            frozenset(validating),
+            accounts.ledger,
+            accounts.budget,
+            fingerprint(config.sha256, sizes),
+            run_dir.checkpoint,
+            console.warn,
+        )
+
+
+def _terms(config: Config, data: Data) -> dict[str, Terms]:
+    """Return what is known of the clients' replies before any comes: their sizes above all."""
+    unit = config.privacy.unit if isinstance(config.privacy, DPSGD) else "image"
+    validated = dict(zip(data.clients["client"], data.clients["val_images"].tolist(), strict=True))
+    rule = config.strategy.local.build() if config.strategy.local else LocalRule()
+    withheld = {"loss"} if config.withholds else set()
+    weighting, targets = config.strategy.weighting, len(config.dataset.arguments["targets"])
+    return {
+        "train": Terms(
+            dict(enumerate(data.units(unit))),
+            weighting,
+            frozenset(TRAINED - withheld | rule.metrics),
+            extras=rule.records,
+        ),
+        "val": Terms(validated, weighting, VALIDATED, dict.fromkeys((AUROC, POSITIVES), targets)),
+    }

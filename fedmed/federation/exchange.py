@@ -1,0 +1,120 @@
+"""A run's exchanges with its clients: who is asked what, what comes back, and what it weighs.
+
+The engine carries messages. Rounds, client states and bytes are counted here, whatever carries.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from flwr.app import Message, RecordDict
+
+from fedmed.config import Faults
+from fedmed.core.records import WEIGHT, MetricRow
+from fedmed.federation.client_states import ClientStates
+from fedmed.federation.engine import Engine
+from fedmed.federation.messages import STATE, RunContext, TaskSpec
+from fedmed.federation.replies import Terms
+from fedmed.federation.reply_filter import ReplyFilter
+from fedmed.flower.arrays import size_of
+
+
+class Exchange:
+    """What goes to the clients of a run and comes from them.
+
+    Args:
+        engine: carries the messages.
+        run: what each client is told about the run.
+        faults: the policy for replies that are not usable, and the deadline.
+        on_client: called with a client whose reply is accepted.
+        say: called with a line that a person should see.
+
+    Attributes:
+        states: which round's state each client has.
+        bytes_down, bytes_up: array bytes sent to and received from clients so far.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        run: RunContext,
+        faults: Faults,
+        on_client: Callable[[int], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.engine = engine
+        self.states = ClientStates()
+        self.bytes_down = self.bytes_up = 0
+        self._run = run
+        self._faults = faults
+        self._on_client = on_client
+        self._say = say
+
+    def ask(self, round_: int, scope: str, messages: Sequence[Message], terms: Terms) -> "Replies":
+        """Return the replies to messages; they are sent as the replies are taken.
+
+        Args:
+            round_: the round that they belong to.
+            scope: of their metrics: ``train`` or ``val``.
+            messages: at most one to a client.
+            terms: what is known of sound replies beforehand.
+        """
+        filter_ = ReplyFilter(
+            self._faults,
+            round_,
+            self.engine.client_of,
+            self._on_client,
+            self.states.undo,
+            self._say,
+            terms,
+        )
+        answers = self._exchange(round_, messages)
+        return Replies(scope, filter_, filter_.accept(messages, answers))
+
+    def _exchange(self, round_: int, messages: Sequence[Message]) -> Iterator[Message]:
+        tasks = {}
+        for message in messages:
+            node = message.metadata.dst_node_id
+            client = self.engine.client_of(node)
+            tasks[node] = TaskSpec(client, round_, *self.states.of(client), self._run)
+            self.bytes_down += _array_bytes(message.content)
+        for reply in self.engine.exchange(messages, tasks, self._faults.deadline):
+            if not reply.has_error():
+                self._received(round_, reply)
+            yield reply
+
+    def _received(self, round_: int, reply: Message) -> None:
+        """Count a reply's bytes, and take the state that its client has left."""
+        if reply.content.pop(STATE, None):
+            self.states.adopt(self.engine.client_of(reply.metadata.src_node_id), round_)
+        self.bytes_up += _array_bytes(reply.content)
+
+
+class Replies:
+    """The usable replies of one exchange, one by one in the order of the clients.
+
+    Args:
+        scope: of their metrics.
+        filter_: which of them are usable.
+        accepted: those.
+    """
+
+    def __init__(self, scope: str, filter_: ReplyFilter, accepted: Iterator[Message]) -> None:
+        self.filter = filter_
+        self.metrics: list[MetricRow] = []
+        self._scope = scope
+        self._accepted = accepted
+
+    def __iter__(self) -> Iterator[Message]:
+        """Yield each reply once, and note its metrics."""
+        for reply in self._accepted:
+            client = self.filter.client_of(reply.metadata.src_node_id)
+            self.metrics += [
+                MetricRow(self.filter.round, self._scope, client, name, float(value))
+                for record in reply.content.metric_records.values()
+                for name, value in record.items()
+                if name != WEIGHT and not isinstance(value, list)
+            ]
+            yield reply
+
+
+def _array_bytes(content: RecordDict) -> int:
+    return sum(size_of(record) for record in content.array_records.values())
