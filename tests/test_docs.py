@@ -1,7 +1,12 @@
-"""docs/privacy.md says what the code computes."""
+"""docs/privacy.md says what the code computes, and docs/python.md what runs."""
 
 import math
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,3 +138,21 @@ def test_groups_and_the_data_of_a_client() -> None:
     assert round(spent(1.0, 0.5, 36, replaced=True)) == 37
     assert "has ε = 26, and 71 for which data it has" in PAGE
     assert round(spent(1.0, 1.0, 18, replaced=True)) == 71
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs_from_top_to_bottom(store: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    assert code.count("import fedmed") == 1
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=code,
+        cwd=tmp_path,
+        env=os.environ | {"FEDMED_STORE": str(store)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 2

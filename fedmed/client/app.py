@@ -28,7 +28,7 @@ from fedmed.privacy.budget import NOISE
 from fedmed.privacy.release import utility
 from fedmed.training import sgd
 from fedmed.training.dpsgd import train as dpsgd
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 
 BUFFERS = "buffers"  # the record of norm statistics that stay with the client
 
@@ -41,7 +41,7 @@ def train(message: Message, context: Context) -> Message:
     here, client, round_ = _arrive(message, context)
     config, privacy = here.config, here.config.privacy
     examples = here.examples("train", client)
-    rule = config.strategy.local.build() if config.strategy.local else LocalRule()
+    rule = config.strategy.local.build() if config.strategy.local else LocalHooks()
     seed = seed_of(config.seed, "train", round_, client)
     decisive = json.dumps(identity.decisive(config), sort_keys=True)  # the data have other keys
     if isinstance(privacy, DPSGD):
