@@ -253,11 +253,21 @@ def test_a_private_training_spends_what_it_says() -> None:
             )
         )
     assert all(1.9 < one.epsilon <= 2.0 for one in spent)
+    assert all(one.caveats == () for one in spent)
     assert spent[0].event.noise_multiplier < spent[1].event.noise_multiplier
     assert spent[1].epsilon == fedmed.epsilon([spent[1].event], 1e-3)
     assert spent[1].event == fedmed.Event(
         0, "patient", spent[1].event.noise_multiplier, 0.5, steps=20
     )
+
+
+def test_a_delta_that_promises_nothing_is_told() -> None:
+    network, data = tiny_network(), list(zip(*images(), strict=True))
+    optimizer = torch.optim.SGD(network.parameters())
+    how: Step = {"clip_norm": 1.0, "batch_size": 4, "steps": 1, "noise_multiplier": 1.0}
+    spent = fedmed.train_privately(network, data, PATIENTS, optimizer, delta=0.25, **how)
+    (caveat,) = spent.caveats
+    assert "δ" in caveat
 
 
 def frozen() -> nn.Module:

@@ -15,6 +15,7 @@ from fedmed.core.errors import ConfigError, DataError
 from fedmed.core.seeding import fingerprint
 from fedmed.core.spelling import alike
 from fedmed.privacy import accounting
+from fedmed.privacy.assumptions import caveats
 from fedmed.privacy.events import Event
 from fedmed.privacy.noise import source
 from fedmed.training.dpsgd.clipping import ClippedSum, image_losses
@@ -41,11 +42,13 @@ class Spent:
             ``fedmed.epsilon([one.event, other.event], delta)``.
         delta: of (ε, δ).
         epsilon: of each patient, infinite without noise.
+        caveats: what makes the guarantee less than it seems, a sentence each.
     """
 
     event: Event
     delta: float
     epsilon: float
+    caveats: tuple[str, ...]
 
 
 def train_privately(
@@ -70,7 +73,8 @@ def train_privately(
     patients. The gradient of a patient, summed over all of their images, is clipped to an L2 norm
     of C. The clipped gradients are summed, Gaussian noise of standard deviation z·C is added, the
     result is divided by ``batch_size`` and handed to the optimizer. The guarantee is (ε, δ)-DP for
-    data sets in which one patient counts, or counts for nothing; the number of patients is public.
+    data sets in which one patient counts, or counts for nothing. The number of patients is public,
+    and so are the weights and the optimizer's state that training starts from.
 
     Args:
         model: on its device; without batch norm or whatever else mixes images, and with all of its
@@ -97,7 +101,7 @@ def train_privately(
         What it has cost.
 
     Raises:
-        FedmedError: of arguments that give no guarantee; nothing has been trained then.
+        FedmedError: of arguments that give no guarantee.
     """
     _check_numbers(delta, clip_norm=clip_norm, batch_size=batch_size, steps=steps)
     _check_numbers(delta, physical_batch=physical_batch)
@@ -132,7 +136,8 @@ def train_privately(
         optimizer.step()
     optimizer.zero_grad()
     model.train(training)
-    return Spent(event, delta, accounting.epsilon([event], delta))
+    said = caveats({"patient": delta}, {"patient": n})
+    return Spent(event, delta, accounting.epsilon([event], delta), said)
 
 
 def _check_numbers(delta: float, **positive: float) -> None:
