@@ -53,7 +53,7 @@ from fedmed.flower.strategies import Aggregation
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
 from fedmed.privacy.noise import Source, source
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 
 Noise = Literal["central", "distributed", "local"]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -111,7 +111,7 @@ def gaussian(shapes: Mapping[str, NDArray[Any]], deviation: float, draws: Source
     }
 
 
-class NoisyUpdate(LocalRule):
+class NoisyUpdate(LocalHooks):
     """Clips an update and adds the client's noise, so that what travels is already noisy.
 
     Args:

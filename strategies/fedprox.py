@@ -10,10 +10,10 @@ from flwr.app import RecordDict
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 
 
-class ProximalTerm(LocalRule):
+class ProximalTerm(LocalHooks):
     """Adds the gradient of the proximal term, mu · (w − w_global), to that of the loss.
 
     Args:

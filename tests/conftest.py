@@ -46,8 +46,8 @@ TINY = (
 SLOW = (
     *("audit", "bad_input", "callbacks", "cells", "cli", "contents", "damage", "datasets_hospital"),
     *("datasets_small", "effects", "engines", "experiments", "faults", "federation", "fuzz"),
-    *("identity", "ids", "images", "labels", "layout", "papers", "pixels_matrix", "privacy"),
-    *("private_step", "release", "replies", "report", "reproducibility", "robust"),
+    *("identity", "ids", "images", "labels", "layout", "library", "papers", "pixels_matrix"),
+    *("privacy", "private_step", "release", "replies", "report", "reproducibility", "robust"),
     *("statistics", "sweep", "table", "tracking", "waiting"),
 )
 

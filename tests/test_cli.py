@@ -14,10 +14,12 @@ import yaml
 from conftest import ROOT, TINY, swept
 from hydra.utils import get_object
 
+from fedmed.cli import score
 from fedmed.cli.main import COMMANDS
 from fedmed.cli.table import SELECT, TESTS
 from fedmed.config import CONF
 from fedmed.data.card import Card, cards
+from fedmed.evaluation.bootstrap import REPLICATES
 from fedmed.evaluation.comparison import Test
 from fedmed.evaluation.predictions import Predictions
 from fedmed.runs.run import Run
@@ -137,6 +139,8 @@ def test_help_of_one_group_tells_its_keys_defaults_and_choices(fedmed: Command) 
 def test_choices_are_those_of_the_table() -> None:
     assert get_args(Rule) == SELECT
     assert get_args(Test) == TESTS
+    asked = ["--predictions", "p", "--labels", "l"]
+    assert score.parser().parse_args(asked).replicates == REPLICATES
 
 
 def test_every_published_dataset_has_its_card() -> None:

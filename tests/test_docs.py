@@ -1,4 +1,4 @@
-"""docs/privacy.md says what the code computes, and the pages are a site that needs no network."""
+"""docs/privacy.md says what the code computes, docs/python.md runs, the site fetches nothing."""
 
 import math
 import os
@@ -160,3 +160,21 @@ def test_the_pages_are_a_site_without_a_dead_link_that_fetches_nothing(tmp_path:
 def test_pages_beside_the_site_have_no_dead_link(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
         assert "://" in target or (ROOT / target).exists(), target
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs_from_top_to_bottom(store: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    assert code.count("import fedmed") == 1
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=code,
+        cwd=tmp_path,
+        env=os.environ | {"FEDMED_STORE": str(store)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 2

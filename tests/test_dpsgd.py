@@ -20,8 +20,8 @@ from fedmed.data.examples import Examples
 from fedmed.privacy.noise import OperatingSystem, Seeded, Source
 from fedmed.strategies.fedprox import ProximalTerm
 from fedmed.training.dpsgd import train as dpsgd
-from fedmed.training.dpsgd.train import Sampler
-from fedmed.training.hooks import LocalRule
+from fedmed.training.dpsgd.sampling import Sampler
+from fedmed.training.hooks import LocalHooks
 
 CPU = torch.device("cpu")
 DP = ("privacy=dpsgd", "privacy.noise_multiplier=1", "client.batch_size=8", "client.steps=2")
@@ -34,7 +34,7 @@ def private(*overrides: str) -> tuple[Any, DPSGD]:
 
 
 def trained(
-    unit: np.ndarray, rule: LocalRule | None = None, seed: int = 0, z: float = 1.5, **how: Any
+    unit: np.ndarray, rule: LocalHooks | None = None, seed: int = 0, z: float = 1.5, **how: Any
 ) -> Tensor:
     """Return how far one client's training moves the weights of a tiny network, flat."""
     overrides = [f"{k.replace('__', '.')}={v}" for k, v in how.items()]
@@ -46,7 +46,7 @@ def trained(
     before = torch.cat([p.detach().flatten().clone() for p in network.parameters()])
     examples = Examples(pixels, labels, np.arange(len(unit)))
     dpsgd.train(
-        network, examples, unit, client, privacy, z, rule or LocalRule(), RecordDict(), seed
+        network, examples, unit, client, privacy, z, rule or LocalHooks(), RecordDict(), seed
     )
     return torch.cat([p.detach().flatten() for p in network.parameters()]) - before
 
@@ -72,7 +72,7 @@ def test_noise_has_the_stated_deviation_and_an_empty_draw_is_noise_alone(
         np.zeros((8, 8, 8), np.uint8), np.full((8, 300), np.nan, np.float32), np.arange(8)
     )
     dpsgd.train(
-        network, black, np.arange(8), client, privacy, 1.5, LocalRule(), RecordDict(), seed=0
+        network, black, np.arange(8), client, privacy, 1.5, LocalHooks(), RecordDict(), seed=0
     )
     moved = [p.detach() - b for p, b in zip(network.parameters(), before, strict=True)]
     noise = torch.cat([m.flatten() for m in moved]).double().numpy()

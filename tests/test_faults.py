@@ -20,7 +20,7 @@ from fedmed.experiment.run import run
 from fedmed.federation.checkpoint import Checkpoint
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 
 EXCLUDE = ("faults.on_failure=exclude", "rounds=1")
 #: What is injected, what it is recorded as, and what is told where it ends the run.
@@ -41,7 +41,7 @@ def _inject(kind: str) -> str:
     return f"faults.inject=[{{kind:{kind},clients:[3]}}]"
 
 
-class Raises(LocalRule):
+class Raises(LocalHooks):
     """A client that fails."""
 
     def start(self, network: nn.Module, state: RecordDict) -> None:

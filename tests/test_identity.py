@@ -28,7 +28,7 @@ from fedmed.data.table import Dataset
 from fedmed.federation.checkpoint import Checkpoint
 from fedmed.partition.rule import Partition
 from fedmed.runs.directory import RunDirectory
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 
 
 def test_identity_is_what_decides_the_result() -> None:
@@ -100,7 +100,7 @@ def test_the_code_of_every_room_is_recorded(tmp_path: Path) -> None:
 
 def test_no_two_components_of_fedmeds_share_a_name() -> None:
     """Else two configurations would be one run."""
-    kinds = (Dataset, Partition, LocalRule, Strategy, nn.Module)
+    kinds = (Dataset, Partition, LocalHooks, Strategy, nn.Module)
     places: dict[str, set[type]] = {}
     modules = [found.name for found in pkgutil.walk_packages(fedmed.__path__, "fedmed.")]
     for folder in ("datasets", "strategies"):  # no packages: see CONTRIBUTING.md

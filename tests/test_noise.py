@@ -23,7 +23,8 @@ from fedmed.privacy.noise import Seeded, _generator, source
 from fedmed.privacy.release import Released, patient_counts
 from fedmed.strategies.dp_fedavg import CLIPPING
 from fedmed.training.dpsgd import train as dpsgd
-from fedmed.training.hooks import LocalRule
+from fedmed.training.dpsgd.sampling import Draw, Sampler
+from fedmed.training.hooks import LocalHooks
 
 CPU = torch.device("cpu")
 UNITS = 24
@@ -59,16 +60,16 @@ def trained(
         network = network.to(memory_format=torch.channels_last)
     before = torch.cat([p.detach().flatten().clone() for p in network.parameters()])
     drawn = []
-    real = dpsgd.Sampler.draw
+    real = Sampler.draw
 
-    def draw(self: dpsgd.Sampler) -> dpsgd.Draw:
+    def draw(self: Sampler) -> Draw:
         drawn.append(real(self))
         return drawn[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dpsgd.Sampler, "draw", draw)
+        patch.setattr(Sampler, "draw", draw)
         arguments = (Examples(pixels, labels, unit), unit, config.client, config.privacy, z)
-        dpsgd.train(network, *arguments, LocalRule(), RecordDict(), seed, identity)
+        dpsgd.train(network, *arguments, LocalHooks(), RecordDict(), seed, identity)
     after = torch.cat([p.detach().flatten() for p in network.parameters()])
     expected = min(len(unit), config.client.batch_size)
     return (before - after).double().numpy() * expected, [one.which.tolist() for one in drawn]

@@ -17,7 +17,7 @@ from fedmed.data.examples import Examples
 from fedmed.models import architectures
 from fedmed.strategies.fedprox import ProximalTerm
 from fedmed.training.dpsgd import train as dpsgd
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 from fedmed.training.sgd import train
 
 UNIT = np.array([0, 1, 0, 2, 2, 2])  # the third patient is more than physical_batch holds
@@ -140,7 +140,7 @@ def check(
     expected = flat(slow) - start
     for memory in (torch.contiguous_format, torch.channels_last):
         network = without_chance(build()).to(memory_format=memory)
-        draws, rule = Fixed(), ProximalTerm(mu) if mu else LocalRule()
+        draws, rule = Fixed(), ProximalTerm(mu) if mu else LocalHooks()
         patch.setattr(dpsgd, "source", lambda *_, d=draws: d)
         dpsgd.train(network, examples, UNIT, how, privacy, 0.5, rule, RecordDict(), 0)
         error = float((flat(network) - start - expected).norm() / expected.norm())

@@ -39,7 +39,7 @@ from fedmed.flower.arrays import record_of
 from fedmed.report.render import _tex, escape
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 
 SHAPES = {"w": (3, 4), "b": (4,), "scale": ()}
 SIZES = {0: 10, 1: 7, 2: 350, 3: 23}  # training images of each client
@@ -219,7 +219,7 @@ def test_honest_answers_count_whatever_their_encoding() -> None:
         assert mean[name].tobytes() == expected[name].tobytes()
 
 
-class Hostile(LocalRule):
+class Hostile(LocalHooks):
     """Some clients of a run that answer as they like.
 
     Args:

@@ -13,7 +13,7 @@ from fedmed.config import compose
 from fedmed.data.examples import Examples
 from fedmed.privacy import Event, epsilon
 from fedmed.strategies.fedprox import ProximalTerm
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 from fedmed.training.sgd import train
 
 DELTA = 1e-5
@@ -41,7 +41,7 @@ def test_fedprox_gradient_is_that_of_the_squared_norm() -> None:
 
 
 def test_fedprox_holds_clients_near_the_global_weights() -> None:
-    def distance(rule: LocalRule) -> float:
+    def distance(rule: LocalHooks) -> float:
         torch.manual_seed(0)
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1))
         before = [p.detach().clone() for p in network.parameters()]
@@ -54,7 +54,7 @@ def test_fedprox_holds_clients_near_the_global_weights() -> None:
         moved = zip(network.parameters(), before, strict=True)
         return math.sqrt(sum(float((p - b).square().sum()) for p, b in moved))
 
-    free, loose, tight = (distance(r) for r in (LocalRule(), ProximalTerm(0.0), ProximalTerm(5.0)))
+    free, loose, tight = (distance(r) for r in (LocalHooks(), ProximalTerm(0.0), ProximalTerm(5.0)))
     assert free == loose
     assert tight < 0.8 * free
 

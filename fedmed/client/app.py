@@ -33,7 +33,7 @@ from fedmed.federation.messages import (
 from fedmed.privacy.release import utility
 from fedmed.training import sgd
 from fedmed.training.dpsgd import train as dpsgd
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 
 BUFFERS = "buffers"  # the record of norm statistics that stay with the client
 
@@ -46,7 +46,7 @@ def train(message: Message, context: Context) -> Message:
     own, spec = _open(message, context)
     config, privacy = own.config, own.config.privacy
     examples = own.examples("train", spec.client)
-    rule = config.strategy.local.build() if config.strategy.local else LocalRule()
+    rule = config.strategy.local.build() if config.strategy.local else LocalHooks()
     seed = seed_of(config.seed, "train", spec.round, spec.client)
     decisive = json.dumps(identity.decisive(config), sort_keys=True)  # the data have other keys
     if isinstance(privacy, DPSGD):

@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import FrameType
 
 WORKER = "fedmed.client.app"  # imports all that a worker needs
@@ -16,6 +17,39 @@ WORKER = "fedmed.client.app"  # imports all that a worker needs
 WARNINGS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 ENDING = 60.0  # seconds after a warning in which who was warned is killed
 _warned = threading.Event()
+_naming = threading.Lock()
+
+
+class Process(ForkServerProcess):
+    """A process that imports nothing of the script which starts it.
+
+    Multiprocessing would import that script anew in every process, and so begin again whatever it
+    does where it does not ask for ``__name__``, as few scripts and no notebook do.
+    """
+
+    def start(self) -> None:
+        """Start it."""
+        with _nameless_main():
+            super().start()
+
+
+class _Context(ForkServerContext):
+    Process = Process
+
+
+@contextmanager
+def _nameless_main() -> Iterator[None]:
+    """Let the main module be none that could be imported."""
+    names = vars(sys.modules["__main__"])
+    with _naming:
+        file, spec = names.pop("__file__", None), names.get("__spec__")
+        names["__spec__"] = None
+        try:
+            yield
+        finally:
+            names["__spec__"] = spec
+            if file is not None:
+                names["__file__"] = file
 
 
 def context(preload: str = WORKER) -> ForkServerContext:
@@ -25,7 +59,7 @@ def context(preload: str = WORKER) -> ForkServerContext:
     held by its threads (progress bar, wandb); spawning would import MONAI anew in each worker, 5 s
     every time.
     """
-    started = multiprocessing.get_context("forkserver")
+    started = _Context()
     started.set_forkserver_preload([preload])
     with sheltered():
         forkserver.ensure_running()

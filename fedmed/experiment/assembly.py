@@ -24,7 +24,7 @@ from fedmed.models import Arrays
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
 from fedmed.runs.tracking import check_key
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 
 
 def built(config: Config) -> tuple[Strategy, Arrays]:
@@ -114,7 +114,7 @@ def _terms(config: Config, data: Data) -> dict[str, Terms]:
     """Return what is known of the clients' replies before any comes: their sizes above all."""
     unit = config.privacy.unit if isinstance(config.privacy, DPSGD) else "image"
     validated = dict(zip(data.clients["client"], data.clients["val_images"].tolist(), strict=True))
-    rule = config.strategy.local.build() if config.strategy.local else LocalRule()
+    rule = config.strategy.local.build() if config.strategy.local else LocalHooks()
     withheld = {"loss"} if config.withholds else set()
     weighting, targets = config.strategy.weighting, len(config.dataset.arguments["targets"])
     return {

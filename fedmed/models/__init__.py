@@ -4,7 +4,7 @@ A network takes N×1×H×W float images, or N×F features, and gives N×T logits
 """
 
 from fedmed.models.build import build
-from fedmed.models.normalization import check_private
+from fedmed.models.normalization import check_private, use_batch_statistics
 from fedmed.models.state import (
     Arrays,
     arrays_of,
@@ -25,4 +25,5 @@ __all__ = [
     "from_record",
     "load",
     "to_record",
+    "use_batch_statistics",
 ]

@@ -58,6 +58,13 @@ def without_batch_norm(network: nn.Module, norm: Literal["group", "frozen"]) -> 
     return network
 
 
+def use_batch_statistics(network: nn.Module) -> None:
+    """Let each batch norm forget its statistics, in place: it goes by the batch it is given."""
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.running_mean = layer.running_var = None
+
+
 def check_private(network: nn.Module) -> None:
     """Refuse a network that Opacus's validator refuses: one that mixes images or tracks them.
 

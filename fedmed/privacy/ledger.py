@@ -84,6 +84,32 @@ class Ledger:
         ledger._write()
         return ledger
 
+    @classmethod
+    def read(cls, path: Path, config_sha256: str) -> "Ledger":
+        """Return the ledger that a run has kept, as it stands, to look at.
+
+        Args:
+            path: of its file.
+            config_sha256: of the run's configuration.
+
+        Raises:
+            FedmedError: if there is none, or it is damaged, or is another configuration's.
+        """
+        if not path.exists():
+            raise FedmedError(f"{path}: is gone, and with it what the run has spent")
+        kept = _kept(path, config_sha256)
+        return cls(
+            path,
+            kept["delta"],
+            tuple(kept["assumptions"]),
+            kept["repeatable"],
+            tuple(kept["caveats"]),
+            [Event(**event) for event in kept["events"]],
+            {int(client): round_ for client, round_ in kept["stopped"].items()},
+            config_sha256,
+            made_from=list(kept["made_from"]),
+        )
+
     @staticmethod
     def check(path: Path, config_sha256: str) -> None:
         """Refuse to begin a run anew over what was spent and would not be known of.

@@ -5,17 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 from omegaconf import OmegaConf
+from safetensors.numpy import load_file
 
-from fedmed.config import identity
+from fedmed.config import identity, parse
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import damaged
 from fedmed.evaluation.bootstrap import REPLICATES, Scored, score
 from fedmed.evaluation.predictions import Predictions
+from fedmed.privacy.ledger import Ledger
 from fedmed.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _BEGUN = ("device", "semantics")
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
@@ -80,10 +85,54 @@ class Run:
         return pd.read_csv(RunDirectory(self.folder).check("metrics.csv"))
 
     @cached_property
+    def predictions(self) -> Predictions:
+        """The final model's scores on the test images, and their labels.
+
+        Raises:
+            FedmedError: if there are none yet, or they are not those of the summary.
+        """
+        return Predictions.read(RunDirectory(self.folder).check("predictions.parquet"))
+
+    @cached_property
     def scored(self) -> Scored:
         """The final model's predictions, scored in the same draws as every other run's."""
-        path = RunDirectory(self.folder).check("predictions.parquet")
-        return score(Predictions.read(path), REPLICATES)
+        return score(self.predictions, REPLICATES)
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        """What the run has released under privacy, None where it promised none.
+
+        Raises:
+            FedmedError: if it is gone, damaged or another run's.
+        """
+        path = RunDirectory(self.folder).ledger
+        if not path.exists() and self.summary.get("privacy", {}).get("unit") is None:
+            return None
+        return Ledger.read(path, self.summary["config_sha256"])
+
+    def model(self) -> "nn.Module":
+        """Return the trained network, on the CPU and in evaluation mode.
+
+        It takes images N×1×H×W as float32 in [-1, 1] (``pixels / 127.5 - 1``), or features N×F, and
+        gives logits N×T, in the order of ``predictions.targets``. Where the strategy keeps norm
+        statistics to the clients (``strategy.state=parameters``), batch norms normalise by the
+        batch that they are given, as they did when the test split was scored.
+
+        Raises:
+            FedmedError: if the run is not finished, or its model is not that of the summary.
+        """
+        from fedmed import models  # torch, which looking at runs does not need
+
+        if self.status != FINISHED:
+            raise FedmedError(f"{self.folder}: the run is {self.status}; finish it first")
+        config = parse(OmegaConf.create(self.config), build=False)
+        drawn = config.model.model_copy(update={"weights": None})
+        network = models.build(drawn, config.seed, config.norm)
+        path = RunDirectory(self.folder).check("checkpoint/model.safetensors")
+        models.load(network, load_file(path))
+        if config.strategy.state == "parameters":
+            models.use_batch_statistics(network)
+        return network.eval()
 
     @property
     def status(self) -> str:

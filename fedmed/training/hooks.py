@@ -7,7 +7,7 @@ from flwr.app import RecordDict
 from torch import nn
 
 
-class LocalRule:
+class LocalHooks:
     """Hooks into local training; a strategy overrides what it needs (``strategy.local``).
 
     A rule is made anew for each message. What it must remember from round to round it keeps in

@@ -13,7 +13,7 @@ from torch import Tensor, nn, optim
 from fedmed.config import Client
 from fedmed.data.examples import Examples
 from fedmed.training.augmentation import augment
-from fedmed.training.hooks import LocalRule
+from fedmed.training.hooks import LocalHooks
 
 
 def masked_bce(logits: Tensor, labels: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def train(
     network: nn.Module,
     examples: Examples,
     how: Client,
-    rule: LocalRule,
+    rule: LocalHooks,
     state: RecordDict,
     seed: int,
 ) -> tuple[float, int]:

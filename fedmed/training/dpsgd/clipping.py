@@ -8,7 +8,7 @@ What is clipped is what is added: autocast reaches the forward pass and no furth
 rounded down, and a unit moves the sum by at most the clipping norm as the machine computes it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -33,6 +33,9 @@ def image_losses(logits: Tensor, labels: Tensor) -> Tensor:
     return losses
 
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
 class ClippedSum:
     """A running sum of clipped gradients.
 
@@ -44,10 +47,13 @@ class ClippedSum:
     Args:
         network: whose gradients; :meth:`write` gives the sum to its parameters.
         clip_norm: C.
+        loss: gives the loss of each image, n, from the network's outputs, n×…, and the labels,
+            n×…; an image's may depend on no other's output or label.
     """
 
-    def __init__(self, network: nn.Module, clip_norm: float) -> None:
+    def __init__(self, network: nn.Module, clip_norm: float, loss: Loss = image_losses) -> None:
         self._network = network
+        self._loss_of = loss
         self._clip_norm = clip_norm
         self._parameters = dict(network.named_parameters())
         sizes = [p.numel() for p in self._parameters.values()]
@@ -116,7 +122,7 @@ class ClippedSum:
     def _losses(self, weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         with self._forward:
             logits: Tensor = functional_call(self._network, weights, (images,))
-        return image_losses(logits, labels)
+        return self._loss_of(logits, labels)
 
     def _add_in_any_order(self, images: Tensor, labels: Tensor, unit: Rows) -> Tensor:
         units = Units(unit, images.device)
@@ -135,7 +141,7 @@ class ClippedSum:
         with recorded(self._network, units) as record:
             with self._forward:
                 logits = self._network(images)
-            losses = image_losses(logits, labels)
+            losses = self._loss_of(logits, labels)
             losses.sum().backward()  # type: ignore[no-untyped-call]
         scale = self._scale(record.squared_norms.sqrt())
         if scale.all():

@@ -12,11 +12,6 @@ The loss of an image is the sum of the binary cross-entropies of its known label
 of targets. It depends on no other image, and neither does the network: batch norms are gone.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
-
-import numpy as np
 import torch
 from flwr.app import RecordDict
 from torch import Tensor, nn
@@ -26,65 +21,13 @@ from fedmed.config import DPSGD, Client
 from fedmed.core.seeding import fingerprint, seed_of
 from fedmed.data.examples import Examples
 from fedmed.privacy.budget import schedule
-from fedmed.privacy.noise import Source, source
+from fedmed.privacy.noise import source
 from fedmed.training.augmentation import augment
 from fedmed.training.dpsgd.clipping import ClippedSum
 from fedmed.training.dpsgd.grouping import Rows
-from fedmed.training.hooks import LocalRule
+from fedmed.training.dpsgd.sampling import Sampler, add_draw
+from fedmed.training.hooks import LocalHooks
 from fedmed.training.sgd import optimizer_of
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The images of one step.
-
-    Attributes:
-        which: positions of the images, a unit's together.
-        unit: whose each image is.
-    """
-
-    which: Rows
-    unit: Rows
-
-    def chunks(self, most: int) -> Iterator[slice]:
-        """Yield runs of whole units of at most ``most`` images, or one unit that has more."""
-        starts = [*np.flatnonzero(np.diff(self.unit, prepend=-1)), len(self.unit)]
-        begin = 0
-        for start, stop in pairwise(starts):
-            if stop - begin > most and start > begin:
-                yield slice(begin, start)
-                begin = start
-        if len(self.unit):
-            yield slice(begin, len(self.unit))
-
-
-class Sampler:
-    """Draws units, each with the same probability and on its own.
-
-    Args:
-        unit: of each image, coded from 0.
-        rate: the probability.
-        most: how many of a unit's images a step takes, None for all; drawn anew at each step.
-        draws: where randomness comes from.
-    """
-
-    def __init__(self, unit: Rows, rate: float, most: int | None, draws: Source) -> None:
-        order = np.argsort(unit, kind="stable")
-        self._images = np.split(order, np.flatnonzero(np.diff(unit[order])) + 1)
-        self._rate, self._most, self._draws = rate, most, draws
-
-    def draw(self) -> Draw:
-        """Return the images of the next step."""
-        drawn = np.flatnonzero(self._draws.uniform(len(self._images)) < self._rate)
-        images = [self._some(self._images[unit]) for unit in drawn]
-        if not images:
-            return Draw(np.empty(0, np.intp), np.empty(0, np.intp))
-        return Draw(np.concatenate(images), np.repeat(drawn, [len(i) for i in images]))
-
-    def _some(self, images: Rows) -> Rows:
-        if self._most is None or len(images) <= self._most:
-            return images
-        return images[np.argsort(self._draws.uniform(len(images)))[: self._most]]
 
 
 def train(
@@ -94,7 +37,7 @@ def train(
     how: Client,
     privacy: DPSGD,
     noise_multiplier: float,
-    rule: LocalRule,
+    rule: LocalHooks,
     state: RecordDict,
     seed: int,
     identity: str = "",
@@ -136,15 +79,18 @@ def train(
     network.train()
     rule.start(network, state)
     clipped = ClippedSum(network, privacy.clip_norm)
-    losses = []
+    losses: list[Tensor] = []
+
+    def load(which: Rows) -> tuple[Tensor, Tensor]:
+        images, labels = examples.batch(which, device)
+        return augment(images, how.augment, rng), labels
+
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator
         for step in range(steps):
             clipped.total.zero_()
-            draw = sampler.draw()
-            for part in draw.chunks(privacy.physical_batch):
-                with torch.autocast(device.type, torch.bfloat16, how.precision == "bfloat16"):
-                    losses.append(_add(clipped, examples, draw, part, privacy, how, rng))
+            with torch.autocast(device.type, torch.bfloat16, how.precision == "bfloat16"):
+                losses += add_draw(clipped, sampler.draw(), load, privacy.physical_batch)
             if noise_multiplier:
                 deviation = noise_multiplier * privacy.clip_norm
                 draws = source(seed, device, secure, *release, step, clipped.total)
@@ -155,26 +101,3 @@ def train(
             optimizer.step()
     rule.finish(network, state)
     return float(torch.cat(losses).mean()) if losses else float("nan"), steps
-
-
-def _add(
-    clipped: ClippedSum,
-    examples: Examples,
-    draw: Draw,
-    part: slice,
-    privacy: DPSGD,
-    how: Client,
-    rng: torch.Generator,
-) -> Tensor:
-    """Add a run of whole units to the sum, at most ``physical_batch`` images at a time."""
-    device = clipped.total.device
-
-    def load(which: Rows) -> tuple[Tensor, Tensor]:
-        images, labels = examples.batch(which, device)
-        return augment(images, how.augment, rng), labels
-
-    which = draw.which[part]
-    if len(which) <= privacy.physical_batch:
-        return clipped.add_units(*load(which), draw.unit[part])
-    size = privacy.physical_batch
-    return clipped.add_large_unit(load(which[i : i + size]) for i in range(0, len(which), size))
