@@ -20,13 +20,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## train the quickstart: six simulated hospitals, a minute on two cores
 	$(BIN)/python -m fedmed.run +experiment=quickstart
 
+# One process more than there are cores, since some tests wait for servers.
+TESTS := $(BIN)/python -m pytest --dist worksteal --numprocesses $$(($$(nproc) + 1))
+
 test: install ## lint, check types and run the tests
 	$(MAKE) lint
-	$(BIN)/python -m pytest --numprocesses auto
+	$(TESTS)
 
 fast: install ## lint, check types and run the tests that take a moment
 	$(MAKE) lint
-	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
+	$(TESTS) -m "not slow"
 
 lint: install ## ruff, mypy and the layers of the rooms
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ KINDS = {
     "huge": ("too_far", r"returned an update of norm .* over faults\.max_norm"),
     "shape": ("wrong_shape", "returned .* where it is"),
 }
-HOW = {"kill": ("runner.workers=1",), "slow": ("runner.workers=2", "faults.deadline=6")}
+HOW = {"kill": ("runner.workers=1",), "slow": ("runner.workers=2", "faults.deadline=12")}
 
 
 def _inject(kind: str) -> str:

@@ -36,12 +36,12 @@ def test_bits_do_not_depend_on_workers(
     strategy: str, launch: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     config = (*TINY, *PARTIAL, f"strategy={strategy}")
-    runs = [
-        launch(*config, f"runner.workers={n}", folder=tmp_path / str(n))["model_sha256"]
-        for n in (0, 1, 2)
-    ]
-    again = launch(*config, folder=tmp_path / "again")["model_sha256"]
-    assert {*runs, again} == {runs[0]}
+    numbers = (0, 0, 1, 2) if strategy == "fedavg" else (0, 2)
+    hashes = {
+        launch(*config, f"runner.workers={n}", folder=tmp_path / str(i))["model_sha256"]
+        for i, n in enumerate(numbers)
+    }
+    assert len(hashes) == 1
 
 
 def test_a_seed_is_another_run(launch: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
