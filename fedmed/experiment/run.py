@@ -59,10 +59,10 @@ def run(
             accounts = open_accounts(config, strategy, data, state, run_dir)
             callbacks = callbacks_of(config, data, accounts, run_dir, console, began)
             with (
+                callbacks.following(state.metrics),
                 opened_federation(
                     config, strategy, data, accounts, run_dir, console, grid, hospitals
                 ) as federation,
-                callbacks.following(state.metrics),
             ):
                 setup = time.perf_counter() - began
                 state, scores = federation.run(state, callbacks.on_update, callbacks.on_round)
