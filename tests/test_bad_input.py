@@ -51,6 +51,7 @@ NIH = ("+experiment=nih",)
         ([*NIH], "dataset.root: is missing; give it as dataset.root=VALUE"),
         (["client.lr=["], "client.lr=[: is not KEY=VALUE"),
         (["dataset.targets=[Measles]"], "dataset.targets: fedmed phantom has no Measles; it has"),
+        (["dataset.size=1"], "dataset.size: takes 2 pixels or more, got 1"),
         (["dataset.targets=[]"], "dataset.targets: name at least one target"),
         ([*NIH, "dataset.root=absent"], "dataset.root: there is no folder absent"),
         (["model.weights=absent.pt"], "model.weights: there is no file absent.pt"),

@@ -134,3 +134,15 @@ def test_nih_views_are_learnt(nih_root: Path, launch: Callable[..., dict[str, An
     )
     assert summary["test"]["macro_auroc"] >= 0.95
     assert summary["images"]["test"] == len((nih_root / "test_list.txt").read_text().split())
+
+
+@pytest.mark.parametrize("size", [2, 3, 9, 10])
+@pytest.mark.filterwarnings("error")
+def test_a_phantom_of_few_pixels_is_the_large_one_averaged(size: int) -> None:
+    """Scattered light was found over more cells than there were pixels: noise, at nine or fewer."""
+    few, many = (Phantom(["Effusion"], s, patients=40) for s in (size, 60 // size * size))
+    alike = []
+    for image in few.table()["image"][:30]:
+        blocks = many.read(image).reshape(size, 60 // size, size, 60 // size).mean(axis=(1, 3))
+        alike.append(np.corrcoef(few.read(image).ravel(), blocks.ravel())[0, 1])
+    assert np.median(alike) > 0.8

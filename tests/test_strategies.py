@@ -52,7 +52,7 @@ def test_fedprox_holds_clients_near_the_global_weights() -> None:
         how = compose(["client=sgd", "client.lr=0.01", "client.epochs=5"]).client
         train(network, examples, how, rule, RecordDict(), seed=0)
         moved = zip(network.parameters(), before, strict=True)
-        return math.sqrt(sum(float((p - b).square().sum()) for p, b in moved))
+        return math.sqrt(sum(float((p.detach() - b).square().sum()) for p, b in moved))
 
     free, loose, tight = (distance(r) for r in (LocalHooks(), ProximalTerm(0.0), ProximalTerm(5.0)))
     assert free == loose

@@ -29,6 +29,7 @@ VALUES = {
     "split": {"train", "val", "test"},
 }
 OLDEST = 130  # years
+SMALLEST = 2  # pixels to a side: of one nothing can be seen
 NO_FINDING = "No Finding"
 Aspect = Literal["squash", "keep"]
 
@@ -101,6 +102,8 @@ class Dataset(ABC):
                 f"dataset.targets: {self.card.title} has no {', '.join(unknown)}; "
                 f"it has {', '.join(known)}"
             )
+        if size < SMALLEST:
+            raise ConfigError(f"dataset.size: takes {SMALLEST} pixels or more, got {size}")
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise ConfigError("dataset.targets: name at least one target, and each once")
 

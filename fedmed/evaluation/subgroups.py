@@ -118,7 +118,8 @@ def _dealt_gaps(
     dealt: NDArray[np.intp],
 ) -> NDArray[np.float64]:
     """Return the gap between the same groups over the same findings, in each deal."""
-    codes = pd.Categorical(groups, categories=list(found["macro_auroc"])).codes[dealt]
+    numbers = {group: i for i, group in enumerate(found["macro_auroc"])}
+    codes = groups.map(numbers).fillna(-1).to_numpy(np.intp)[dealt]  # -1: of none that is compared
     each = np.arange(len(codes))
     macros = np.zeros((len(found["macro_auroc"]), dealt.shape[1]))
     for finding in found["findings"]:

@@ -156,7 +156,8 @@ def _ink(marker: str) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def _spread(signal: Image, canvas: Canvas) -> Image:
     """Return the scattered signal: the same, blurred over several centimetres."""
     size = signal.shape[0]
-    starts = np.arange(10) * size // 10
+    coarse = min(10, size)
+    starts = np.arange(coarse) * size // coarse
     cells = np.add.reduceat(np.add.reduceat(signal, starts, axis=0), starts, axis=1)
     counts = np.diff(starts, append=size).astype(np.float32)
     return stretch(blur(cells / np.outer(counts, counts), 0.9), size)
