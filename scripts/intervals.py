@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,10 +93,10 @@ class World:
 
     def _probability(self, x: Floats, finding: int) -> Floats:
         calibrated = expit(logit(self.prevalence(finding)) + self.shift * x - self.shift**2 / 2)
-        return np.minimum(calibrated + self.off, 1)
+        return np.asarray(np.minimum(calibrated + self.off, 1))
 
 
-def predictions(scores: Floats, labels: Floats, whose: Floats) -> Predictions:
+def predictions(scores: Floats, labels: NDArray[Any], whose: NDArray[Any]) -> Predictions:
     """Return n×T scores and labels as predictions of images named by their row."""
     images = pd.DataFrame({"image": np.arange(len(whose)).astype(str), "patient": whose})
     targets = tuple(f"finding {i}" for i in range(scores.shape[1]))
@@ -161,7 +162,8 @@ def rejections(
     seeds: int, spread: float, better: float, datasets: int, seed: int = 0
 ) -> dict[Test, float]:
     """Return how often each test finds two methods different at 0.05."""
-    rng, found = np.random.default_rng(seed), dict.fromkeys(("bootstrap", "delong"), 0.0)
+    rng = np.random.default_rng(seed)
+    found: dict[Test, float] = {"bootstrap": 0.0, "delong": 0.0}
     for _ in range(datasets):
         ours, theirs = pairs_of_runs(rng, seeds, spread, better)
         for test in found:
@@ -190,11 +192,10 @@ def report(datasets: int) -> Iterator[str]:
     for positives in (30, 150):
         for off in OFF:
             rows = coverage(World(400, [positives], 1.2, off), datasets)
-            value = rows["value"]
+            ours, plain = rows.loc[DEBIASED].astype(float), rows["value"].astype(float)["ece"]
             yield (
-                f"| {rows.loc[DEBIASED, 'truth']:.3f} | {positives} | {value[DEBIASED]:.3f} | "
-                f"{value['ece']:.3f} | {rows.loc[DEBIASED, 'covered']:.3f} | "
-                f"{rows.loc[DEBIASED, 'width']:.3f} |"
+                f"| {ours['truth']:.3f} | {positives} | {ours['value']:.3f} | {plain:.3f} | "
+                f"{ours['covered']:.3f} | {ours['width']:.3f} |"
             )
     yield ""
     yield "| seeds | spread over seeds | better by | bootstrap says so | DeLong |"
@@ -208,7 +209,8 @@ def report(datasets: int) -> Iterator[str]:
 
 
 def _line(auroc: str, positives: str, rows: pd.DataFrame, names: Sequence[str]) -> str:
-    covered = [f"{rows.loc[m, 'covered']:.3f}" for m in names]
+    shares = rows["covered"].astype(float)
+    covered = [f"{shares[m]:.3f}" for m in names]
     return f"| {auroc} | {positives} | {' | '.join(covered)} |"
 
 

@@ -96,11 +96,11 @@ def pfl_rounds(
         "out": str(folder / "pfl.json"),
     }
     (folder / "pfl-task.json").write_text(json.dumps(task))
-    run = [python, "-m", "torch.distributed.run", "--standalone"]
+    run = [str(python), "-m", "torch.distributed.run", "--standalone"]
     n = workers(config.runner)
     began = time.perf_counter()
     subprocess.run(
-        [*run, f"--nproc_per_node={n}", PFL, folder / "pfl-task.json"],
+        [*run, f"--nproc_per_node={n}", str(PFL), str(folder / "pfl-task.json")],
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -184,7 +184,7 @@ def bare_training(
         logits = network(images)
         loss = F.binary_cross_entropy_with_logits(logits[known], labels[which][known])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

@@ -66,7 +66,7 @@ def bare(overrides: Sequence[str], folder: Path) -> float:
                 logits.float(), labels[at_].nan_to_num(), weight=known
             )
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             images += len(which)
         torch.cuda.synchronize()

@@ -52,7 +52,7 @@ def plain(config: cfg.Config) -> Step:
 
     def step(images: Tensor, labels: Tensor) -> None:
         optimizer.zero_grad()
-        masked_bce(network(images), labels).backward()
+        masked_bce(network(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     return step
@@ -83,7 +83,7 @@ def opacus(config: cfg.Config, ghost: bool) -> Step:
     network = _network(config, "group")
     for layer in network.modules():
         if hasattr(layer, "inplace"):
-            layer.inplace = False
+            layer.inplace = False  # type: ignore[assignment]
     inner = optimizer_of(network, config.client)
     how = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "expected_batch_size": 1}
     if not ghost:
@@ -92,7 +92,7 @@ def opacus(config: cfg.Config, ghost: bool) -> Step:
 
         def step(images: Tensor, labels: Tensor) -> None:
             optimizer.zero_grad()
-            image_losses(whole(images), labels).mean().backward()
+            image_losses(whole(images), labels).mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
         return step
@@ -205,7 +205,7 @@ def by_turns(ways: dict[str, Way], config: cfg.Config, n: int, repeats: int) -> 
 def measure(arguments: argparse.Namespace) -> tuple[Table, dict[str, Any]]:
     """Measure what a private step costs over a plain one, and its memory."""
     config = cfg.compose([f"model={arguments.model}", f"dataset.size={SIZE}"])
-    ways = {
+    ways: dict[str, Way] = {
         "plain": plain,
         "image": partial(private, sizes=[1], physical=arguments.physical),
         "patient, 2 images each": partial(private, sizes=[2], physical=arguments.physical),

@@ -59,7 +59,7 @@ def render(folder: Path, suffix: str, n: int, side: int) -> Path:
         if suffix == ".png":
             Image.fromarray(pixels).save(path)
         else:
-            write_dicom(path, pixels.astype(np.uint16) << 4)
+            write_dicom(path, pixels.astype(np.uint16) << np.uint16(4))
         files.append(path.read_bytes())
     for i in range(DRAWN, n):
         (folder / f"{i:05d}{suffix}").write_bytes(files[i % DRAWN])
@@ -89,14 +89,16 @@ def bare_pixels(path: Path) -> NDArray[np.uint8]:
     data = pydicom.dcmread(path)
     data.pixel_array_options(decoding_plugin="pylibjpeg")
     shown = apply_voi_lut(apply_modality_lut(data.pixel_array, data), data)
-    return (shown / (2**data.BitsStored - 1) * 255).astype(np.uint8)
+    return np.asarray(shown / (2**data.BitsStored - 1) * 255).astype(np.uint8)
 
 
 def bare_decoding(paths: Sequence[Path], size: int, barrier: Any) -> None:
     """Decode, resize, and keep nothing; between two meetings at the barrier."""
     barrier.wait()
     for path in paths:
-        np.asarray(Image.fromarray(bare_pixels(path)).resize((size, size), Image.BILINEAR))
+        np.asarray(
+            Image.fromarray(bare_pixels(path)).resize((size, size), Image.Resampling.BILINEAR)
+        )
     barrier.wait()
 
 
@@ -145,7 +147,9 @@ def feeding(folder: Path, size: int, root: Path, batch: int = 32) -> tuple[float
     begin = time.perf_counter()
     for at in starts:
         images = [Image.fromarray(bare_pixels(paths[i])) for i in order[at : at + batch]]
-        small = [np.asarray(image.resize((size, size), Image.BILINEAR)) for image in images]
+        small = [
+            np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) for image in images
+        ]
         torch.from_numpy(np.stack(small)).unsqueeze(1).float() / 127.5 - 1
     return ours, time.perf_counter() - begin
 
