@@ -30,6 +30,7 @@ from fedmed.federation.messages import (
     RunContext,
     TaskSpec,
 )
+from fedmed.privacy.disclosure import Disclosure
 from fedmed.privacy.release import utility
 from fedmed.training import sgd
 from fedmed.training.dpsgd import train as dpsgd
@@ -48,9 +49,9 @@ def train(message: Message, context: Context) -> Message:
     examples = own.examples("train", spec.client)
     rule = config.strategy.local.build() if config.strategy.local else LocalHooks()
     seed = seed_of(config.seed, "train", spec.round, spec.client)
+    unit = own.units("train", spec.client)
     decisive = json.dumps(identity.decisive(config), sort_keys=True)  # the data have other keys
     if isinstance(privacy, DPSGD):
-        unit = own.units("train", spec.client)
         noise = message.content.config_records[CONFIG][NOISE]
         assert isinstance(noise, list)
         loss, steps = dpsgd.train(
@@ -65,16 +66,14 @@ def train(message: Message, context: Context) -> Message:
             seed,
             decisive,
         )
-        size = int(unit.max()) + 1
     else:
         loss, steps = sgd.train(own.network, examples, config.client, rule, context.state, seed)
-        size = len(examples)
     parameters_only = config.strategy.state == "parameters"
     if parameters_only and (buffers := models.buffers_of(own.network)):
         context.state[BUFFERS] = models.to_record(buffers)
     arrays = models.to_record(models.arrays_of(own.network, parameters_only))
-    values = _metrics(config.strategy.weighting, size, steps=steps)
-    if not config.withholds:
+    values = _metrics(config.strategy.weighting, int(unit.max()) + 1, steps=steps)
+    if Disclosure.of(config).losses:
         values["loss"] = loss
     content = RecordDict({ARRAYS: arrays, METRICS: values})
     rule.reply(message.content, content, seed_of(seed, "reply", decisive))
@@ -105,11 +104,11 @@ def evaluate(message: Message, context: Context) -> Message:
 def describe(message: Message, context: Context) -> Message:
     """Tell who this hospital is and how many patients and images it has.
 
-    How many of them show each target is told too, unless nothing but noisy weights may leave.
+    How many of them show each target is told too, where that may leave.
     """
     run = RunContext.of(message, context)
     task = wire.loads(run.config, run.config_sha256)
-    targets = () if task.withholds else tuple(task.dataset.arguments["targets"])
+    targets = tuple(task.dataset.arguments["targets"]) if Disclosure.of(task).counts else ()
     client, folder = context.node_config["partition-id"], Path(str(context.node_config["data"]))
     report = ConfigRecord({"client": int(str(client)), **node_data.describe(folder, targets)})
     return Message(RecordDict({NODE_REPORT: report}), reply_to=message)
