@@ -49,9 +49,9 @@ def train(message: Message, context: Context) -> Message:
     examples = own.examples("train", spec.client)
     rule = config.strategy.local.build() if config.strategy.local else LocalHooks()
     seed = seed_of(config.seed, "train", spec.round, spec.client)
-    unit = own.units("train", spec.client)
     decisive = json.dumps(identity.decisive(config), sort_keys=True)  # the data have other keys
     if isinstance(privacy, DPSGD):
+        unit = own.units("train", spec.client)
         noise = message.content.config_records[CONFIG][NOISE]
         assert isinstance(noise, list)
         loss, steps = dpsgd.train(
@@ -66,13 +66,15 @@ def train(message: Message, context: Context) -> Message:
             seed,
             decisive,
         )
+        size = int(unit.max()) + 1
     else:
         loss, steps = sgd.train(own.network, examples, config.client, rule, context.state, seed)
+        size = len(examples)
     parameters_only = config.strategy.state == "parameters"
     if parameters_only and (buffers := models.buffers_of(own.network)):
         context.state[BUFFERS] = models.to_record(buffers)
     arrays = models.to_record(models.arrays_of(own.network, parameters_only))
-    values = _metrics(config.strategy.weighting, int(unit.max()) + 1, steps=steps)
+    values = _metrics(config.strategy.weighting, size, steps=steps)
     if Disclosure.of(config).losses:
         values["loss"] = loss
     content = RecordDict({ARRAYS: arrays, METRICS: values})
