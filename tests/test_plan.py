@@ -14,7 +14,7 @@ import fedmed.experiment.run
 from fedmed.audit.findings import present
 from fedmed.client.context import open_context
 from fedmed.config import compose
-from fedmed.core.errors import ConfigError
+from fedmed.core.errors import ConfigError, DataError
 from fedmed.core.units import UNITS, Unit
 from fedmed.data.store import prepare
 from fedmed.deployment import node_data
@@ -232,6 +232,28 @@ def test_a_hospital_counts_and_groups_by_it(study: Unit, tmp_path: Path) -> None
     files = (folder / "table.parquet", folder / "partition.csv")
     context = open_context(config, "cpu", folder, *files)
     assert context.units("train", client).tolist() == studies.ngroup().tolist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (lambda table: table["view"], "one holds images of several patients"),
+        (lambda table: table["patient"].where(table["view"] == "PA"), "is not known of"),
+    ],
+)
+def test_a_unit_that_may_lie_in_two_clients_is_none(
+    rows: Callable[[pd.DataFrame], Any],
+    message: str,
+    planned: Planned,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A federation's ε is the largest of the clients': it would be too small."""
+    words = ("odd", "an odd one", "odd ones")
+    monkeypatch.setitem(UNITS, "odd", Unit(*words, "part", "zero-out-one", rows))
+    with pytest.raises(DataError, match=f"^privacy.unit=odd: {message}"):
+        planned(*SMALL, *DP, "privacy.unit=odd")
+    with pytest.raises(ValueError, match="a group of patients cannot be drawn"):
+        Unit(*words, "group", "zero-out-one", rows)
 
 
 def test_an_unknown_unit_is_refused() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedmed.core.errors import ConfigError
+from fedmed.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd  # for types alone: the command is light until it has understood its words
@@ -31,8 +31,12 @@ class Unit:
         relation: what two data sets that must look alike differ in: whether a unit counts or counts
             for nothing (``zero-out-one``: its presence is hidden), or which data it has
             (``replace-one``). A mechanism that promises another one says so in its events.
-        rows: gives each row of a table of images a value, the same to those of one unit; None if
-            private training cannot draw the unit, since it is not made of rows.
+        rows: gives each row of a table of images a value, the same to those of one unit and by
+            that row alone; None if private training cannot draw the unit: it is not made of rows.
+
+    Raises:
+        ValueError: if the rows of a group of patients are to be drawn: they may lie in several
+            clients, whose ε would add up and not be the largest.
     """
 
     name: str
@@ -42,15 +46,32 @@ class Unit:
     relation: Relation
     rows: Callable[["pd.DataFrame"], "pd.Series[Any]"] | None = None
 
+    def __post_init__(self) -> None:
+        if self.rows and self.extent == "group":
+            raise ValueError(f"{self.name}: a group of patients cannot be drawn by a client")
+
     @property
     def hides_presence(self) -> bool:
         """Whether it is hidden that a unit counts at all, and not only what it shows."""
         return self.relation == "zero-out-one"
 
     def keys(self, table: "pd.DataFrame") -> "pd.Series[Any]":
-        """Return whose each row of a table of images is, as ``rows`` gives it."""
+        """Return which unit each row of a table of images is of.
+
+        Args:
+            table: one row an image, with a column ``patient``.
+
+        Raises:
+            DataError: if that is not known of a row, or a unit is of two patients, who may be two
+                clients'.
+        """
         assert self.rows is not None, f"{self.name} is not made of rows"
-        return self.rows(table)
+        keys = self.rows(table)
+        if keys.isna().any():
+            raise DataError(f"privacy.unit={self.name}: is not known of {keys.isna().sum()} images")
+        if table[["patient"]].assign(unit=keys).drop_duplicates()["unit"].duplicated().any():
+            raise DataError(f"privacy.unit={self.name}: one holds images of several patients")
+        return keys
 
 
 #: Whose presence is hidden, the smallest first, then what images show. A statement lists guarantees
