@@ -28,7 +28,7 @@ content differs, have the same cohort in the first round, with noise of their ow
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -48,6 +48,7 @@ from pydantic import Field
 
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
+from fedmed.core.units import SENSITIVITY
 from fedmed.federation.messages import ARRAYS, CONFIG, RELEASE
 from fedmed.flower.strategies import Aggregation
 from fedmed.models import from_record, to_record
@@ -71,23 +72,46 @@ CPU = torch.device("cpu")
 CLIPPING = "clipping"  # the record of a reply that says whether the update was below the norm
 
 
-def update_noise(noise_multiplier: float, quantile: float | None, count_noise: float) -> float:
-    """Return the noise multiplier of the updates that leaves room for that of the clipped count.
+@dataclass(frozen=True)
+class Mechanism:
+    """How updates are made private: what the server and its clients must hold alike.
 
-    The two together cost what ``noise_multiplier`` costs alone: (z⁻² - (2σ_b)⁻²)^-½ (Andrew et al.
-    2021, theorem 1). The 2 is there because each client counts as plus or minus a half.
+    Attributes:
+        noise: where the noise is added.
+        noise_multiplier: z, the noise's standard deviation over the clipping norm.
+        quantile: γ, the share of the updates that the clipping norm shall not cut; None fixes it.
+        count_noise: σ_b, the noise's standard deviation on the number of updates not cut.
+        secure_noise: whether noise comes from the operating system, not from a seed.
 
     Raises:
-        ConfigError: if the count's noise is so small that it alone costs more.
+        ConfigError: if the count's noise is so small that it alone costs more than z.
     """
-    if quantile is None or noise_multiplier == 0:
-        return noise_multiplier
-    if 2 * count_noise <= noise_multiplier:
-        raise ConfigError(
-            "strategy.count_noise: must be more than half of strategy.noise_multiplier "
-            f"({noise_multiplier:g}), or the count alone spends more; got {count_noise:g}"
-        )
-    return 1 / math.sqrt(noise_multiplier**-2 - (2 * count_noise) ** -2)
+
+    noise: Noise
+    noise_multiplier: NonNegative
+    quantile: Quantile
+    count_noise: Positive
+    secure_noise: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.update_noise
+
+    @property
+    def update_noise(self) -> float:
+        """The noise multiplier of the updates, which leaves room for that of the clipped count.
+
+        The two together cost what z costs alone: (z⁻² - (2σ_b)⁻²)^-½ (Andrew et al. 2021, theorem
+        1). The 2 is there because each client counts as plus or minus a half.
+        """
+        z, of_count = self.noise_multiplier, self.count_noise
+        if self.quantile is None or z == 0:
+            return z
+        if 2 * of_count <= z:
+            raise ConfigError(
+                "strategy.count_noise: must be more than half of strategy.noise_multiplier "
+                f"({z:g}), or the count alone spends more; got {of_count:g}"
+            )
+        return 1 / math.sqrt(z**-2 - (2 * of_count) ** -2)
 
 
 def clip(arrays: ArrayRecord, start: ArrayRecord, norm: float) -> tuple[Update, float]:
@@ -111,29 +135,17 @@ def gaussian(shapes: Mapping[str, NDArray[Any]], deviation: float, draws: Source
     }
 
 
-class NoisyUpdate(LocalHooks):
+@dataclass(frozen=True)
+class NoisyUpdate(Mechanism, LocalHooks):
     """Clips an update and adds the client's noise, so that what travels is already noisy.
 
-    Args:
-        noise: where noise is added; for ``central`` nothing is done here.
-        noise_multiplier, quantile, count_noise, secure_noise: see DPFedAvg.
+    Where the noise is ``central`` nothing is done here. Its arguments are the mechanism's.
     """
 
-    def __init__(
-        self,
-        noise: Noise,
-        noise_multiplier: NonNegative,
-        quantile: Quantile,
-        count_noise: Positive,
-        secure_noise: bool = False,
-    ) -> None:
-        self.noise = noise
-        self.quantile = quantile
-        self.update_noise = update_noise(noise_multiplier, quantile, count_noise)
-        self.count_noise = count_noise
-        self.secure_noise = secure_noise
-        if noise != "central" and quantile is not None:
-            self.records = {CLIPPING: frozenset({"vote"})}
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.noise != "central" and self.quantile is not None:
+            object.__setattr__(self, "records", {CLIPPING: frozenset({"vote"})})
 
     def reply(self, sent: RecordDict, content: RecordDict, seed: int) -> None:
         """Replace the trained arrays by the global ones plus the clipped, noisy update."""
@@ -200,18 +212,13 @@ class DPFedAvg(FedAvg):
                 "strategy.clip_lr, strategy.count_noise: have no effect on a fixed clipping norm; "
                 "give strategy.quantile"
             )
-        self.noise_multiplier = noise_multiplier
-        self.update_noise = update_noise(noise_multiplier, quantile, count_noise)
+        self.mechanism = Mechanism(noise, noise_multiplier, quantile, count_noise, secure_noise)
         self.clip_norm = clip_norm
         self.delta = delta
         self.seed = seed
-        self.noise = noise
-        self.quantile = quantile
         self.clip_lr = clip_lr
-        self.count_noise = count_noise
         self.nominal_clients = nominal_clients
         self.nominal_cohort = nominal_cohort
-        self.secure_noise = secure_noise
         self._settings = [
             *(fraction_train, noise_multiplier, delta, noise, quantile, clip_lr, count_noise),
             *(nominal_clients, nominal_cohort),
@@ -229,7 +236,7 @@ class DPFedAvg(FedAvg):
         self._global, self._release = arrays, str(config.pop(RELEASE, ""))
         joins = self._draws("cohort", server_round).uniform(len(nodes))
         self._cohort = [client for client, u in enumerate(joins) if u < self.fraction_train]
-        central = self.noise == "central"
+        central = self.mechanism.noise == "central"
         self._divisor = self.fraction_train * len(nodes) if central else float(len(self._cohort))
         config["server-round"] = server_round
         config["clip-norm"], config["cohort"] = self.clip_norm, len(self._cohort)
@@ -255,19 +262,19 @@ class DPFedAvg(FedAvg):
             votes += vote
             for name, step in update.items():
                 total[name] += step
-        if self.noise == "distributed" and answers < len(self._cohort):
+        if self.mechanism.noise == "distributed" and answers < len(self._cohort):
             raise FedmedError(
                 f"round {server_round}: {answers} of {len(self._cohort)} clients answered, "
                 "so shares of the noise are missing; strategy.noise=local does not need them all"
             )
         if not self._divisor:
             return self._global, None  # a cohort that is known to be empty releases nothing
-        if self.noise == "central":
+        if self.mechanism.noise == "central":
             votes += self._add_noise(total, votes, server_round)
         new = {k: w + (total[k] / self._divisor) for k, w in start.items()}
-        if self.quantile is not None:
+        if (quantile := self.mechanism.quantile) is not None:
             below = 0.5 + votes / self._divisor
-            self.clip_norm *= math.exp(-self.clip_lr * (below - self.quantile))
+            self.clip_norm *= math.exp(-self.clip_lr * (below - quantile))
         norm = MetricRecord({"clip-norm": self.clip_norm})
         return to_record({k: v.astype(np.float32) for k, v in new.items()}), norm
 
@@ -277,23 +284,29 @@ class DPFedAvg(FedAvg):
         A central one concerns every client alike. Where the server is not trusted, who did not
         join has released nothing, and who did has no sampling to hide behind.
         """
-        z = self.noise_multiplier
-        if self.noise == "central":
+        z, noise = self.mechanism.noise_multiplier, self.mechanism.noise
+        if noise == "central":
             rate = self.fraction_train
             if self.nominal_clients and self.nominal_cohort:
                 rate = self.nominal_cohort / self.nominal_clients
             return [Event(server_round, "client", z, rate)]
-        if self.noise == "local":  # two clipped updates differ by up to 2C
-            one = Event(server_round, "client", z / 2, 1.0, neighbouring="replace-one")
+        if noise == "local":  # two clipped updates differ by up to 2C
+            z /= SENSITIVITY["replace-one"]
+            one = Event(server_round, "client", z, 1.0, neighbouring="replace-one")
         else:
             one = Event(server_round, "client", z, 1.0)
         return [replace(one, client=client) for client in self._cohort]
 
     @property
+    def secure_noise(self) -> bool:
+        """Whether cohorts and noise come from the operating system."""
+        return self.mechanism.secure_noise
+
+    @property
     def assumptions(self) -> tuple[str, ...]:
         """What the guarantee rests on, for the ledger."""
-        stated = [ASSUMPTIONS[self.noise]]
-        if self.quantile is not None:
+        stated = [ASSUMPTIONS[self.mechanism.noise]]
+        if self.mechanism.quantile is not None:
             stated.append(
                 "the clipping norm is released each round; its cost is within the noise multiplier"
             )
@@ -309,25 +322,26 @@ class DPFedAvg(FedAvg):
         """Add the server's noise to the sum, in place, and return that on the votes."""
         draws = self._draws("noise", server_round, total, votes)
         scale = self._divisor / self.nominal_cohort if self.nominal_cohort else 1.0
-        deviation = scale * self.update_noise * self.clip_norm
+        deviation = scale * self.mechanism.update_noise * self.clip_norm
         for name, noise in gaussian(total, deviation, draws).items():
             total[name] += noise
-        return scale * self.count_noise * float(draws.normal(1))
+        return scale * self.mechanism.count_noise * float(draws.normal(1))
 
     def _draws(self, purpose: str, server_round: int, *hidden: object) -> Source:
         """Return the source of the round's cohort or noise. Without noise nothing is hidden."""
         seed, release = seed_of(self.seed, purpose, server_round), []
-        if self.noise_multiplier:
+        if self.mechanism.noise_multiplier:
             release = [self._release, self._settings, self.clip_norm, self._global, *hidden]
         return source(seed, CPU, self.secure_noise, *release)
 
     def _update(self, content: RecordDict) -> tuple[Update, float]:
         """Return a client's share of the sum and its vote on the clipping norm."""
         arrays = content.array_records[self.arrayrecord_key]
-        if self.noise == "central":
+        if self.mechanism.noise == "central":
             return clip(arrays, self._global, self.clip_norm)
         update, _ = clip(arrays, self._global, math.inf)  # the client has clipped it
-        vote = content.config_records[CLIPPING]["vote"] if self.quantile is not None else 0.0
+        adapts = self.mechanism.quantile is not None
+        vote = content.config_records[CLIPPING]["vote"] if adapts else 0.0
         return update, float(str(vote))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fedmed.federation.checkpoint import load_strategy_state, strategy_state_dic
 from fedmed.flower import process, serialization
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
-from fedmed.strategies.dp_fedavg import DPFedAvg, NoisyUpdate, update_noise
+from fedmed.strategies.dp_fedavg import DPFedAvg, Mechanism, NoisyUpdate
 
 DELTA = 1e-5
 ORDERS = range(2, 64)
@@ -48,7 +49,7 @@ def strategy(z: float, clip: float = 1.0, q: float = 1.0, **more: Any) -> DPFedA
 def replies(dp: DPFedAvg, updates: Sequence[float], round_: int, start: Arrays) -> list[Message]:
     """Return what is sent when client k moves every weight by the k-th update."""
     process.host()
-    rule = NoisyUpdate(dp.noise, dp.noise_multiplier, dp.quantile, dp.count_noise, dp.secure_noise)
+    rule = NoisyUpdate(**asdict(dp.mechanism))
     sent = []
     orders = dp.configure_train(round_, to_record(start), ConfigRecord(), Nodes(len(updates)))
     for order in orders:
@@ -163,7 +164,7 @@ def test_the_noise_on_the_count_is_accounted() -> None:
     """Theorem 1: updates and count, composed by dp-accounting, cost what z alone does."""
     for z, count_noise, q in ((1.0, 0.6, 0.3), (2.0, 3.0, 0.05)):
         pair = [
-            GaussianDpEvent(update_noise(z, 0.5, count_noise)),
+            GaussianDpEvent(Mechanism("central", z, 0.5, count_noise).update_noise),
             GaussianDpEvent(2 * count_noise),  # plus or minus a half: the sensitivity is a half
         ]
         both, alone = PLDAccountant(), PLDAccountant()

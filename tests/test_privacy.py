@@ -24,7 +24,6 @@ from fedmed.privacy import Event, Ledger, epsilon
 from fedmed.privacy.accounting import PRV, RENYI, cross_checks, noise_for
 from fedmed.privacy.assumptions import caveats
 from fedmed.privacy.budget import PrivacyBudget, planned, schedule
-from fedmed.privacy.events import Unit
 from fedmed.runs.console import _guarantee
 from fedmed.runs.directory import RunDirectory
 
@@ -164,7 +163,7 @@ def test_patients_are_disjoint_and_units_do_not_mix(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_claim_is_too_easily_taken_for_stands_beside_it(
-    unit: Unit, of: str, far: dict[str, Any], tmp_path: Path
+    unit: str, of: str, far: dict[str, Any], tmp_path: Path
 ) -> None:
     ledger = Ledger.open(tmp_path / "ledger.json", {unit: DELTA})
     event = Event(1, unit, 4.0, 0.2, steps=5)
@@ -225,7 +224,7 @@ def test_schedule_and_plan() -> None:
 def test_a_client_stops_before_it_would_pass_its_budget(tmp_path: Path) -> None:
     config = compose([*TINY, *DP, "privacy.noise_multiplier=1", "privacy.epsilon=4"])
     ledger = Ledger.open(tmp_path / "ledger.json", {"patient": DELTA})
-    budget = PrivacyBudget(config, [40, 400], ledger)
+    budget = PrivacyBudget(planned(config, [40, 400]), 4.0, ledger)
     authorised = [budget.authorise(round_, [0, 1]) for round_ in range(1, 30)]
     assert authorised[0] == [0, 1]
     assert authorised[-1] == [1]

@@ -7,10 +7,9 @@ from typing import Any
 from fedmed.audit import one_run
 from fedmed.audit.membership import Attack
 from fedmed.audit.one_run import Bound
-from fedmed.privacy.ledger import OF_ITS_DATA
+from fedmed.core.units import Unit, named
+from fedmed.privacy.ledger import of_its_data
 
-#: Units whose presence is hidden, which is what is audited.
-PRESENCE = {"image", "patient", "client"}
 UPDATES, BLACK_BOX = "updates", "black box"
 
 
@@ -43,9 +42,20 @@ class Audit:
     notes: Sequence[str]
 
 
+def present(spent: Mapping[str, Any]) -> Unit | None:
+    """Return the unit whose presence a claim hides, which is what is audited; None if it is none.
+
+    Args:
+        spent: a run's statement of its privacy.
+    """
+    unit = named(spent["unit"]) if spent["unit"] else None
+    return unit if unit and unit.hides_presence else None
+
+
 def refuted(found: Audit) -> bool:
-    """Say whether some lower bound lies above the claim, which must be of more than an image."""
-    return found.claimed["unit"] in PRESENCE - {"image"} and above(found)
+    """Say whether some lower bound lies above the claim, which must be of a patient or more."""
+    unit = present(found.claimed)
+    return unit is not None and unit.extent != "part" and above(found)
 
 
 def above(found: Audit) -> bool:
@@ -60,15 +70,17 @@ def claim(found: Audit) -> float | None:
     A patient more or less changes which data a client has, and not whether it counts.
     """
     spent = found.claimed
-    if spent["unit"] not in PRESENCE:
+    unit = present(spent)
+    if unit is None:
         return None
     value = spent["epsilon"]
-    if spent["unit"] == "client" and spent["neighbouring"] != "replace-one":
-        value = of_its_data(spent)
+    if unit.extent == "group" and spent["neighbouring"] != "replace-one":
+        value = implied_of_data(spent)
     return None if value is None or value == "inf" else float(value)
 
 
-def of_its_data(spent: Mapping[str, Any]) -> float | str | None:
-    """Return the ε of which data a client has, None where none is implied."""
+def implied_of_data(spent: Mapping[str, Any]) -> float | str | None:
+    """Return the ε of which data the claim's unit has, None where none is implied."""
     implied = {other["of"]: other["epsilon"] for other in spent.get("implied", [])}
-    return implied.get(OF_ITS_DATA)
+    unit = present(spent)
+    return implied.get(of_its_data(unit)) if unit else None

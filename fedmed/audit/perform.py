@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fedmed.audit import canaries, membership, one_run
-from fedmed.audit.findings import BLACK_BOX, PRESENCE, UPDATES, Audit, Scored
+from fedmed.audit.findings import BLACK_BOX, UPDATES, Audit, Scored, present
 from fedmed.audit.finished import Bench, Finished
 from fedmed.config import identity
 from fedmed.core.errors import FedmedError
@@ -90,7 +90,8 @@ def _check_shadow(run: Finished, shadow: Finished) -> None:
 
 def _notes(run: Finished, tossed: bool) -> list[str]:
     notes = ["a patient's images are scored together: the unit is the patient"]
-    if run.summary["privacy"]["unit"] not in PRESENCE:
+    unit = present(run.summary["privacy"])
+    if unit is None:
         notes.append(
             "the run claims no ε of who took part: the bounds say what it leaks, at the least"
         )
@@ -110,11 +111,13 @@ def _notes(run: Finished, tossed: bool) -> list[str]:
         notes.append("flipped canaries have wrong labels: atypical, so easier to find than others")
     if not tossed:
         notes.append("no coin was tossed: others are the test patients, who may differ otherwise")
-    if run.summary["privacy"]["unit"] == "client":
+    if unit and unit.extent == "group":
         notes.append(
-            "the claim is for a client; a patient in or out changes which data it has, and the "
+            f"the claim is for {unit.one}; a patient in or out changes which data it has, and the "
             "bounds are set against the ε of that"
         )
-    if run.summary["privacy"]["unit"] == "image":
-        notes.append("the claim is for an image; what is audited is a patient with all images")
+    if unit and unit.extent == "part":
+        notes.append(
+            f"the claim is for {unit.one}; what is audited is a patient with all {unit.several}"
+        )
     return notes

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from fedmed.audit.figures import draw
-from fedmed.audit.findings import PRESENCE, Audit, above, of_its_data, refuted
+from fedmed.audit.findings import Audit, above, implied_of_data, present, refuted
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import write_atomically
-from fedmed.privacy.ledger import OF_ITS_DATA
+from fedmed.privacy.ledger import of_its_data
 from fedmed.runs.directory import RunDirectory
 
 #: Each bound of :class:`Bound`: its name, and what it rests on besides chance.
@@ -48,19 +48,17 @@ def statement(found: Audit) -> str:
     """Return claimed and audited ε in a line."""
     spent = found.claimed
     claim = "no ε claimed" if spent["unit"] is None else "no ε of who took part claimed"
-    if spent["unit"] in PRESENCE:
-        claim = (
-            f"claimed ε = {_shown(spent['epsilon'])} (unit {spent['unit']}, δ = {spent['delta']:g})"
-        )
-        if (data := of_its_data(spent)) is not None:
-            claim += f", {_shown(data)} of {OF_ITS_DATA}"
+    if unit := present(spent):
+        claim = f"claimed ε = {_shown(spent['epsilon'])} (unit {unit.name}, δ = {spent['delta']:g})"
+        if (data := implied_of_data(spent)) is not None:
+            claim += f", {_shown(data)} of {of_its_data(unit)}"
     audited = [
         f"≥ {bound.epsilon:.2f} ({access}, {bound.canaries} canaries, {bound.confidence:.0%})"
         for access, bound in found.bounds.items()
     ]
     verdict = " — THE CLAIM IS REFUTED" if refuted(found) else ""
-    if spent["unit"] == "image" and above(found):
-        verdict = " — a patient's privacy is less than an image's"
+    if unit and unit.extent == "part" and above(found):
+        verdict = f" — a patient's privacy is less than {unit.one}'s"
     return f"{claim} / audited ε {', '.join(audited) or 'not bounded: no canaries'}{verdict}"
 
 

@@ -30,6 +30,7 @@ from fedmed.federation.messages import (
     RunContext,
     TaskSpec,
 )
+from fedmed.privacy.disclosure import Disclosure
 from fedmed.privacy.release import utility
 from fedmed.training import sgd
 from fedmed.training.dpsgd import train as dpsgd
@@ -74,7 +75,7 @@ def train(message: Message, context: Context) -> Message:
         context.state[BUFFERS] = models.to_record(buffers)
     arrays = models.to_record(models.arrays_of(own.network, parameters_only))
     values = _metrics(config.strategy.weighting, size, steps=steps)
-    if not config.withholds:
+    if Disclosure.of(config).losses:
         values["loss"] = loss
     content = RecordDict({ARRAYS: arrays, METRICS: values})
     rule.reply(message.content, content, seed_of(seed, "reply", decisive))
@@ -105,11 +106,11 @@ def evaluate(message: Message, context: Context) -> Message:
 def describe(message: Message, context: Context) -> Message:
     """Tell who this hospital is and how many patients and images it has.
 
-    How many of them show each target is told too, unless nothing but noisy weights may leave.
+    How many of them show each target is told too, where that may leave.
     """
     run = RunContext.of(message, context)
     task = wire.loads(run.config, run.config_sha256)
-    targets = () if task.withholds else tuple(task.dataset.arguments["targets"])
+    targets = tuple(task.dataset.arguments["targets"]) if Disclosure.of(task).counts else ()
     client, folder = context.node_config["partition-id"], Path(str(context.node_config["data"]))
     report = ConfigRecord({"client": int(str(client)), **node_data.describe(folder, targets)})
     return Message(RecordDict({NODE_REPORT: report}), reply_to=message)

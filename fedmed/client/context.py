@@ -34,7 +34,8 @@ class ClientContext:
         config: what is to be learnt and how.
         network: lent to one client after the other; :meth:`receive` wipes what the last one left.
         initial: the network's first state.
-        pixels, labels, index: of all readable images; ``index`` has their patient, client and role.
+        pixels, labels, index: of all readable images; ``index`` has their patient, client and role,
+            and ``unit``, the number of what local training draws each with.
     """
 
     config: cfg.Task
@@ -57,12 +58,8 @@ class ClientContext:
         return {(role, int(client)): rows[at] for (role, client), at in groups.items()}
 
     def units(self, role: str, client: int) -> NDArray[np.intp]:
-        """Return whose each of a client's examples is, coded from 0: a patient's, or its own."""
-        rows = self.examples(role, client).rows
-        privacy = self.config.privacy
-        if isinstance(privacy, cfg.DPSGD) and privacy.unit == "image":
-            return np.arange(len(rows))
-        return pd.factorize(self.index.loc[rows, "patient"])[0]
+        """Return which unit each of a client's examples is of, coded from 0."""
+        return pd.factorize(self.index.loc[self.examples(role, client).rows, "unit"])[0]
 
     def receive(self, arrays: ArrayRecord, own: ArrayRecord | None = None) -> None:
         """Set the network to the message's arrays, the client's own, and else its first state."""
@@ -100,7 +97,8 @@ def open_context(
     torch.set_num_threads(1)
     images = pd.read_parquet(table)
     patients = read_partition(partition).set_index("patient")
-    index = images[["patient"]].join(patients, "patient")
+    unit = pd.factorize(task.unit.keys(images))[0]
+    index = images[["patient"]].assign(unit=unit).join(patients, "patient")
     pixels = pixels_of(store)
     network = models.build(task.model, task.seed, task.norm)
     initial = models.arrays_of(network)

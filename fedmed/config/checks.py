@@ -2,6 +2,7 @@
 
 from fedmed.config.schema import DPSGD, Model, NoPrivacy, Task
 from fedmed.core.errors import ConfigError
+from fedmed.core.units import named
 
 
 def check_values(task: Task) -> None:
@@ -32,8 +33,9 @@ def _check_privacy(privacy: NoPrivacy | DPSGD) -> None:
             "privacy.epsilon: give it, and the noise is found for the planned steps, or give "
             "privacy.noise_multiplier, and epsilon is reported; with both, clients stop at epsilon"
         )
-    if privacy.unit == "image" and privacy.images_per_patient is not None:
+    unit = named(privacy.unit)
+    if unit.extent != "patient" and privacy.images_per_patient is not None:
         raise ConfigError(
-            "privacy.images_per_patient: is of privacy.unit=patient; where images are the unit, "
-            "leaving one out would let another in, and change the sum by two"
+            f"privacy.images_per_patient: is of privacy.unit=patient; where {unit.several} are the "
+            "unit, leaving one out would let another in, and change the sum by two"
         )

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.utils import get_object
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticKnownError
 
 from fedmed.config import identity
 from fedmed.config.paper import Paper
+from fedmed.core import units
+from fedmed.core.units import Unit
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -60,6 +63,19 @@ class Strategy(BaseModel):
     local: Component | None
 
 
+def _trained(name: Any) -> Any:
+    """Refuse a unit that private training cannot draw, as a literal that is none is refused."""
+    takes = [unit.name for unit in reversed(units.trainable())]
+    if name not in takes:
+        expected = " or ".join([", ".join(map(repr, takes[:-1])), repr(takes[-1])])
+        raise PydanticKnownError("literal_error", {"expected": expected})
+    return name
+
+
+#: The name of a unit that private training can draw: those of the registry, when it is asked.
+Trained = Annotated[str, BeforeValidator(_trained)]
+
+
 class NoPrivacy(_Frozen):
     """Local training as it is; a strategy may be private all the same."""
 
@@ -76,7 +92,7 @@ class DPSGD(_Frozen):
     """
 
     mechanism: Literal["dpsgd"]
-    unit: Literal["patient", "image"]
+    unit: Trained
     clip_norm: Positive
     epsilon: Positive | None
     noise_multiplier: NonNegative | None
@@ -205,20 +221,9 @@ class Task(_Frozen):
         return self.privacy.norm if isinstance(self.privacy, DPSGD) else "batch"
 
     @property
-    def repeatable(self) -> bool:
-        """Whether all that is random comes from the seed."""
-        in_clients = isinstance(self.privacy, DPSGD) and self.privacy.secure_noise
-        return not (in_clients or (self.strategy.model_extra or {}).get("secure_noise", False))
-
-    @property
-    def withholds(self) -> bool:
-        """Whether nothing but noisy weights may leave a client."""
-        return isinstance(self.privacy, DPSGD) and not self.privacy.release_metrics
-
-    @property
-    def hides_cohorts(self) -> bool:
-        """Whether who joins a round, and how many, is a secret that the guarantee rests on."""
-        return (self.strategy.model_extra or {}).get("noise") == "central"
+    def unit(self) -> Unit:
+        """What local training draws, and what a client's size counts: images if not private."""
+        return units.named(self.privacy.unit if isinstance(self.privacy, DPSGD) else "image")
 
 
 class Config(Task):

@@ -14,6 +14,7 @@ import pandas as pd
 
 from fedmed import partition
 from fedmed.core.errors import DataError, FedmedError
+from fedmed.core.units import Unit, trainable
 from fedmed.data import store
 from fedmed.data.store import Store
 from fedmed.data.table import labels, table_sha256
@@ -107,6 +108,11 @@ def holds(folder: Path, prepared: Store, whose: pd.DataFrame) -> bool:
     )
 
 
+def trained(unit: Unit) -> str:
+    """Return the key of a report that tells how many of a unit there are to train on."""
+    return f"train_{unit.several}"
+
+
 def describe(folder: Path, targets: Sequence[str]) -> dict[str, int | str]:
     """Return what is told of a hospital's folder: counts, the names of its sites, and hashes.
 
@@ -121,10 +127,9 @@ def describe(folder: Path, targets: Sequence[str]) -> dict[str, int | str]:
     return {
         "sites": SITES.join(sorted(images["site"].unique())),
         "patients": len(whose),
-        "train_patients": int(images["patient"][train].nunique()),
         "val_patients": int(images["patient"][~train].nunique()),
         "images": len(images),
-        "train_images": int(train.sum()),
+        **{trained(unit): int(unit.keys(images)[train].nunique()) for unit in trainable()},
         "val_images": int((~train).sum()),
         "data_sha256": own.sha256,
         "partition_sha256": partition.sha256(whose),

@@ -21,6 +21,7 @@ from fedmed.federation.messages import RunContext
 from fedmed.federation.replies import TRAINED, VALIDATED, Terms
 from fedmed.federation.rounds import Federation
 from fedmed.models import Arrays
+from fedmed.privacy.plan import PrivacyPlan
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
 from fedmed.runs.tracking import check_key
@@ -89,7 +90,8 @@ def opened_federation(
     told = run_context(config)
     own = _with_files(told, data, run_dir)
     images = data.clients["train_images"].tolist()
-    validating = () if config.withholds else data.clients.query("val_images > 0")["client"]
+    shown = accounts.plan.disclosure
+    validating = data.clients.query("val_images > 0")["client"] if shown.validation else ()
     sizes = data.clients[["train_images", "val_images"]].to_numpy()
     engines = opened(config.runner, own, images, len(data.test), console.warn, grid, hospitals)
     with engines as (engine, score):
@@ -99,9 +101,10 @@ def opened_federation(
             strategy,
             Exchange(engine, run, config.faults, console.client_done, console.warn),
             score,
-            _terms(config, data),
+            _terms(config, data, accounts.plan),
             data.truth,
             frozenset(validating),
+            accounts.plan,
             accounts.ledger,
             accounts.budget,
             fingerprint(config.sha256, sizes),
@@ -110,16 +113,15 @@ def opened_federation(
         )
 
 
-def _terms(config: Config, data: Data) -> dict[str, Terms]:
+def _terms(config: Config, data: Data, plan: PrivacyPlan) -> dict[str, Terms]:
     """Return what is known of the clients' replies before any comes: their sizes above all."""
-    unit = config.privacy.unit if isinstance(config.privacy, DPSGD) else "image"
     validated = dict(zip(data.clients["client"], data.clients["val_images"].tolist(), strict=True))
     rule = config.strategy.local.build() if config.strategy.local else LocalHooks()
-    withheld = {"loss"} if config.withholds else set()
+    withheld = set() if plan.disclosure.losses else {"loss"}
     weighting, targets = config.strategy.weighting, len(config.dataset.arguments["targets"])
     return {
         "train": Terms(
-            dict(enumerate(data.units(unit))),
+            dict(enumerate(plan.sizes)),
             weighting,
             frozenset(TRAINED - withheld | rule.metrics),
             extras=rule.records,

@@ -197,8 +197,7 @@ class Mirror(Callback):
     def on_start(self, rows: Sequence[MetricRow]) -> None:  # noqa: D102
         run_id, say = self._config.sha256[:16], self._console.warn
         self._tracker = Tracker(self._config, self._run_dir.path, run_id, say)
-        if not self._config.withholds:  # who has how many of what is private too
-            self._tracker.log_federation(self._data.clients, self._run_dir.picture)
+        self._tracker.log_federation(self._data.clients, self._run_dir.picture)
         self._tracker.replay(rows)
 
     def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:  # noqa: D102
@@ -209,8 +208,7 @@ class Mirror(Callback):
         if self._tracker is None:
             return
         if outcome:
-            clients = None if self._config.withholds else outcome.clients
-            self._tracker.finish(outcome.summary, clients)
+            self._tracker.finish(outcome.summary, outcome.clients)
         self._tracker.close(failed=outcome is None)
 
 
@@ -234,8 +232,9 @@ def callbacks_of(
     """
     return Callbacks(
         MetricsFile(run_dir),
-        *([PrivacyRows(accounts.ledger)] if accounts.ledger else []),
+        PrivacyRows(accounts.ledger),
         Log(),
         Mirror(config, data, run_dir, console),
-        Terminal(console, config.rounds, accounts.caveats, run_dir, began),  # the result comes last
+        # the last, so that the result is what remains on the screen
+        Terminal(console, config.rounds, accounts.plan.caveats, run_dir, began),
     )

@@ -12,6 +12,7 @@ import pandas as pd
 from fedmed import partition
 from fedmed.config import Config
 from fedmed.core.errors import DataError, FedmedError
+from fedmed.core.units import Unit
 from fedmed.data import store
 from fedmed.data.contents import Progress
 from fedmed.data.store import Store
@@ -94,11 +95,11 @@ class Data:
         rows = self.store.table.merge(self.assigned, on="patient").groupby("client")["site"]
         return [set(sites) for sites in rows.unique().reindex(self.clients["client"])]
 
-    def units(self, unit: str) -> list[int]:
-        """Return how many patients or images each client trains on."""
+    def units(self, unit: Unit) -> list[int]:
+        """Return how many of a unit each client trains on."""
         train = self.assigned[self.assigned["role"] == "train"]
-        rows = self.store.table.merge(train, on="patient").groupby("client")["patient"]
-        sizes = rows.nunique() if unit == "patient" else rows.size()
+        rows = self.store.table.merge(train, on="patient")
+        sizes = unit.keys(rows).groupby(rows["client"]).nunique()
         return [int(n) for n in sizes.sort_index()]
 
 

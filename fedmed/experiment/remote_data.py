@@ -11,6 +11,7 @@ from fedmed import partition
 from fedmed.config import Config, Deployment
 from fedmed.core.errors import ConfigError, DataError
 from fedmed.core.texts import printable
+from fedmed.core.units import Unit, trainable
 from fedmed.data.table import labels
 from fedmed.deployment import node_data
 from fedmed.deployment.node_data import NodeReport
@@ -52,9 +53,8 @@ class Remote(Data):
     def homes(self) -> list[set[str]]:  # noqa: D102
         return [set(str(one["sites"]).split(node_data.SITES)) for one in self.reports]
 
-    def units(self, unit: str) -> list[int]:  # noqa: D102
-        key = "train_patients" if unit == "patient" else "train_images"
-        return [int(str(one[key])) for one in self.reports]
+    def units(self, unit: Unit) -> list[int]:  # noqa: D102
+        return [int(str(one[node_data.trained(unit)])) for one in self.reports]
 
     def _sum(self, key: str) -> int:
         return sum(int(str(one[key])) for one in self.reports)
@@ -89,9 +89,10 @@ def _checked(client: int, report: NodeReport, targets: Sequence[str]) -> NodeRep
     Raises:
         DataError: if a count or a hash is none.
     """
-    counts = ("patients", "images", "train_patients", "train_images", "val_patients", "val_images")
+    trained = [node_data.trained(unit) for unit in trainable()]
+    counts = ("patients", "images", *trained, "val_patients", "val_images")
     for name in (*counts, *(target for target in targets if target in report)):
-        number, least = report.get(name), int(name in ("train_patients", "train_images"))
+        number, least = report.get(name), int(name in trained)
         if not isinstance(number, int) or not least <= number < MOST:
             raise DataError(f"client {client} tells of {number!r} as its {name}")
     for name in ("data_sha256", "partition_sha256"):

@@ -53,7 +53,7 @@ def conclude(
     test, by_site = _tested(predictions, data)
     clients = with_scores(data, state.metrics, state.round, by_site)
     run_dir.write_csv(clients, "clients.csv")
-    summary = summarise(config, data, state, test, clients, accounts.statement(), setup)
+    summary = summarise(config, data, state, test, clients, accounts.ledger.statement(), setup)
     summary = begun | summary | {"files": run_dir.digests()}
     run_dir.write_summary(summary)
     return Outcome(summary, clients)

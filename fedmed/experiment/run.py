@@ -19,6 +19,7 @@ from fedmed.experiment.data import Data, prepare, review, save
 from fedmed.experiment.remote_data import connected
 from fedmed.experiment.results import conclude
 from fedmed.experiment.resume import checkpoint_of, finished, recorded
+from fedmed.privacy.plan import privacy_plan
 from fedmed.runs.console import Console, config_line
 from fedmed.runs.directory import RunDirectory
 
@@ -56,7 +57,8 @@ def run(
             state = checkpoint_of(config, overrides, data.hashes, arrays, run_dir, console)
             save(data, run_dir)
             review(data, run_dir, console.warn)
-            accounts = open_accounts(config, strategy, data, state, run_dir)
+            plan = privacy_plan(config, strategy, data)
+            accounts = open_accounts(config, plan, data, state, run_dir)
             callbacks = callbacks_of(config, data, accounts, run_dir, console, began)
             with (
                 callbacks.following(state.metrics),

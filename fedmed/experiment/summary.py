@@ -65,7 +65,7 @@ def summarise(
         state: after the last round.
         scores: on the test patients.
         clients: ``clients.csv`` with its scores.
-        privacy: what was spent; see ``Accounts.statement``.
+        privacy: what was spent; see ``Ledger.statement``.
         setup: seconds before the first round.
     """
     last = [row for row in state.metrics if row.round == state.round]

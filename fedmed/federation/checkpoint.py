@@ -1,7 +1,7 @@
 """The checkpoint: all that a round leaves for the next, in one file replaced in one step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,19 @@ class Checkpoint:
 
 
 def strategy_state_dict(strategy: Strategy) -> dict[str, Any]:
-    """Return a strategy's attributes, as a tree; its functions are part of its configuration."""
+    """Return a strategy's attributes, as a tree, but for those that its configuration makes anew.
+
+    These are its functions and its frozen dataclasses: no round can change them.
+    """
     return {
         name: strategy_state_dict(value) if isinstance(value, Strategy) else value
         for name, value in vars(strategy).items()
-        if not callable(value) or isinstance(value, Strategy)
+        if isinstance(value, Strategy) or not (callable(value) or _frozen(value))
     }
+
+
+def _frozen(value: object) -> bool:
+    return is_dataclass(value) and bool(getattr(value, "__dataclass_params__").frozen)  # noqa: B009
 
 
 def load_strategy_state(strategy: Strategy, attributes: Mapping[str, Any]) -> None:

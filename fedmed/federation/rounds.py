@@ -34,8 +34,9 @@ from fedmed.federation.replies import Terms
 from fedmed.federation.reply_filter import unlike
 from fedmed.flower.strategies import aggregation_of
 from fedmed.models import from_record, to_record
-from fedmed.privacy import Ledger, PrivateStrategy
+from fedmed.privacy import Ledger
 from fedmed.privacy.budget import PrivacyBudget
+from fedmed.privacy.plan import PrivacyPlan
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,9 @@ class Federation:
         terms: what is known of the clients' replies beforehand, to ``train`` and to ``val``.
         truth: labels of the test images, N×T.
         validating: the clients that have patients for validation.
-        ledger: of private releases, if there are any.
-        budget: pays for the clients' private training, if it is.
+        plan: the run's privacy.
+        ledger: of private releases.
+        budget: pays for the clients' private training.
         release: what a private strategy's draws are keyed by: a hash of the configuration and of
             the clients' sizes, which a server knows whichever engine they run on.
         checkpoint: the file.
@@ -71,8 +73,9 @@ class Federation:
     terms: Mapping[str, Terms]
     truth: Floats
     validating: frozenset[int]
-    ledger: Ledger | None
-    budget: PrivacyBudget | None
+    plan: PrivacyPlan
+    ledger: Ledger
+    budget: PrivacyBudget
     release: str
     checkpoint: Path
     say: Callable[[str], None]
@@ -160,9 +163,9 @@ class Federation:
     def _train(self, round_: int, arrays: ArrayRecord) -> tuple[list[MetricRow], ArrayRecord]:
         """Return the round's metrics and its aggregate."""
         config = ConfigRecord()
-        if isinstance(self.strategy, PrivateStrategy):
+        if self.plan.aggregate:
             config[RELEASE] = self.release
-        if self.budget:
+        if self.plan.training:
             config[NOISE] = self.budget.noise_multipliers()
         with seeded_globals(self.config.seed, "configure", round_):
             messages = list(self.strategy.configure_train(round_, arrays, config, self._grid))
@@ -204,19 +207,18 @@ class Federation:
 
     def _paid(self, round_: int, messages: list[Message]) -> list[Message]:
         """Return the messages to those who can pay; what they release is in the ledger by then."""
-        if self.ledger and isinstance(self.strategy, PrivateStrategy):
-            self.ledger.record(*self.strategy.privacy_events(round_))
-        if not self.budget:
+        self.ledger.record(*self.plan.aggregated(round_))
+        if not self.plan.training:
             return messages
         to = {self._client(m.metadata.dst_node_id): m for m in messages}
-        before = set(self.budget.ledger.stopped)
+        before = set(self.ledger.stopped)
         able = self.budget.authorise(round_, to)
-        for client in sorted(set(self.budget.ledger.stopped) - before):
+        for client in sorted(set(self.ledger.stopped) - before):
             self.say(f"client {client} stops before round {round_}: its budget is spent")
         return [to[client] for client in able]
 
     def _spent_out(self, round_: int) -> bool:
-        return self.budget is not None and self.budget.exhausted(round_)
+        return self.budget.exhausted(round_)
 
     def _moved(self, round_: int, before: Checkpoint) -> list[MetricRow]:
         """Return the array bytes that the round has moved."""

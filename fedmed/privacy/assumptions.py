@@ -1,11 +1,11 @@
 """What a run's guarantees rest on, in sentences for the ledger and the summary."""
 
-from collections.abc import Mapping, Sequence
-
-from flwr.serverapp.strategy import Strategy
+from collections.abc import Mapping
 
 from fedmed.config import DPSGD, Config
-from fedmed.privacy.events import Event, PrivateStrategy, Unit
+from fedmed.core.units import named
+from fedmed.privacy.disclosure import Disclosure
+from fedmed.privacy.events import PrivateStrategy
 
 SEEDED = "noise comes from the run's seed: whoever knows the seed can subtract it"
 SECURE = (
@@ -21,28 +21,18 @@ ALWAYS = (
 )
 
 
-def guarantees(config: Config, strategy: Strategy, of_pixels: Sequence[Event]) -> dict[Unit, float]:
-    """Return δ of each unit that the run protects; ``of_pixels`` are releases before training."""
-    deltas: dict[Unit, float] = {event.unit: 0.0 for event in of_pixels}  # Laplace: pure ε
-    if isinstance(config.privacy, DPSGD):
-        deltas[config.privacy.unit] = config.privacy.delta
-    if isinstance(strategy, PrivateStrategy):
-        deltas["client"] = strategy.delta
-    return deltas
-
-
-def caveats(deltas: Mapping[Unit, float], units: Mapping[Unit, int]) -> tuple[str, ...]:
+def caveats(deltas: Mapping[str, float], units: Mapping[str, int]) -> tuple[str, ...]:
     """Return what is wrong with a δ that is not small against one over the number of units.
 
     It is a caveat and no refusal, since published protocols have such (FLamby's δ = 0.1 for 30
     patients), and a reproduction must be able to say that it does what they did.
 
     Args:
-        deltas: δ of each unit's guarantee.
+        deltas: δ of each unit's guarantee, by the unit's name.
         units: how many of each the run protects, where that is known.
     """
     return tuple(
-        f"δ = {delta:g} is no promise to {n:,} {unit}s: it must be well below "
+        f"δ = {delta:g} is no promise to {n:,} {named(unit).several}: it must be well below "
         f"1/{n:,} = {1 / n:.2g}, or else who publishes {max(1, round(delta * n)):,} of them at "
         "random keeps it"
         for unit, delta in deltas.items()
@@ -50,39 +40,50 @@ def caveats(deltas: Mapping[Unit, float], units: Mapping[Unit, int]) -> tuple[st
     )
 
 
-def assumptions(config: Config, strategy: Strategy) -> tuple[str, ...]:
-    """Return what is taken for granted, and what the user has switched on that is not private."""
+def assumptions(
+    config: Config, training: DPSGD | None, aggregate: PrivateStrategy | None
+) -> tuple[str, ...]:
+    """Return what is taken for granted, and what the user has switched on that is not private.
+
+    Args:
+        config: of the run.
+        training: how the clients' training is private, None if it is not.
+        aggregate: the strategy, None if its aggregate is no private release.
+    """
     said = []
-    if isinstance(config.privacy, DPSGD):
-        said.append(SECURE if config.privacy.secure_noise else SEEDED)
-        said += _dpsgd(config, config.privacy)
-    if isinstance(strategy, PrivateStrategy):
-        source = SECURE if strategy.secure_noise else SEEDED
+    if training:
+        said.append(SECURE if training.secure_noise else SEEDED)
+        said += _of_training(config, training)
+    if aggregate:
+        source = SECURE if aggregate.secure_noise else SEEDED
         if source not in said:
             said.append(f"of the strategy: {source}" if said else source)
         said.append("the number of clients and the expected cohort are public")
-        said += strategy.assumptions
-        if config.hides_cohorts:
-            said.append(
-                "what tells how many clients joined a round stays with the server: its size, its "
-                "training losses, the bytes it moved and the time it took"
-            )
-        if not isinstance(config.privacy, DPSGD):
-            said.append(f"{_released(config)} are released without noise")
+        said += aggregate.assumptions
+        said += _of_disclosure(Disclosure.of(config), training)
     if config.model.weights is not None:
         said.append("the initial weights (model.weights) are public")
     return (*said, *ALWAYS)
 
 
-def _released(config: Config) -> str:
-    """Return which scores of clients leave a run without private training."""
-    return "validation scores" if config.hides_cohorts else "training losses and validation scores"
+def _of_disclosure(disclosure: Disclosure, training: DPSGD | None) -> list[str]:
+    """Return what a private aggregate keeps to the server, and what clients tell beside it."""
+    said = []
+    if not disclosure.cohorts:
+        said.append(
+            "what tells how many clients joined a round stays with the server: its size, its "
+            "training losses, the bytes it moved and the time it took"
+        )
+    if not training:
+        losses = "training losses and " if disclosure.cohorts else ""
+        said.append(f"{losses}validation scores are released without noise")
+    return said
 
 
-def _dpsgd(config: Config, privacy: DPSGD) -> list[str]:
+def _of_training(config: Config, privacy: DPSGD) -> list[str]:
     weights = " and its weight in the average" if config.strategy.weighting == "examples" else ""
     said = [
-        f"how many {privacy.unit}s each client trains on is public: its sampling rate, its "
+        f"how many {config.unit.several} each client trains on is public: its sampling rate, its "
         f"steps{weights} follow from it",
         "a patient's images lie in one client, so that the federation's ε is the largest of the "
         "clients'",

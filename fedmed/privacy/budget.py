@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import cast
 
 from fedmed.config import DPSGD, Client, Config
 from fedmed.core.errors import ConfigError
@@ -31,7 +30,7 @@ def planned(config: Config, units: Sequence[int]) -> list[Event]:
 
     Args:
         config: of a run with ``privacy=dpsgd``.
-        units: how many patients or images each client trains on.
+        units: how many of the unit each client trains on.
     """
     privacy = config.privacy
     assert isinstance(privacy, DPSGD)
@@ -53,8 +52,9 @@ class PrivacyBudget:
     """Pays for the clients' rounds, as long as their budget lasts.
 
     Args:
-        config: of a run with ``privacy=dpsgd``.
-        units: how many patients or images each client trains on.
+        events: what each client releases in a round; none where training is not private, and then
+            nobody is ever spent out.
+        limit: ε that no client may pass, infinite if they may.
         ledger: where the releases are written.
         begins: whether the first round is still to come.
 
@@ -63,22 +63,18 @@ class PrivacyBudget:
     """
 
     def __init__(
-        self, config: Config, units: Sequence[int], ledger: Ledger, begins: bool = True
+        self, events: Sequence[Event], limit: float, ledger: Ledger, begins: bool = True
     ) -> None:
-        privacy = config.privacy
-        assert isinstance(privacy, DPSGD)
-        self.plan = planned(config, units)
+        self._events = events
+        self._budget = limit
         self.ledger = ledger
-        self._delta = privacy.delta
-        unbounded = privacy.epsilon is None or privacy.noise_for == "epochs"
-        self._budget = math.inf if unbounded else cast(float, privacy.epsilon)
         if begins and self.exhausted(1):
-            if any(self._before(client) for client in range(len(self.plan))):
+            if any(self._before(client) for client in range(len(events))):
                 raise ConfigError(
                     f"privacy.epsilon: earlier attempts at this run have spent what there was, and "
                     f"{ledger.path} keeps it; the budget is {self._budget:g}"
                 )
-            least = min(epsilon([event], privacy.delta) for event in self.plan)
+            least = min(epsilon([event], ledger.deltas[event.unit]) for event in events)
             raise ConfigError(
                 f"privacy.epsilon: one round spends {least:.3g} or more, the budget is "
                 f"{self._budget:g}; raise it or privacy.noise_multiplier, or take fewer steps"
@@ -86,7 +82,7 @@ class PrivacyBudget:
 
     def noise_multipliers(self) -> list[float]:
         """Return each client's noise multiplier."""
-        return [event.noise_multiplier for event in self.plan]
+        return [event.noise_multiplier for event in self._events]
 
     def authorise(self, round_: int, clients: Iterable[int]) -> list[int]:
         """Return those of ``clients`` that may train; their releases are on the disk by then."""
@@ -99,10 +95,11 @@ class PrivacyBudget:
 
     def exhausted(self, round_: int) -> bool:
         """Return whether no client can pay for a round."""
-        return not any(self._affords(client, round_) for client in range(len(self.plan)))
+        able = (self._affords(client, round_) for client in range(len(self._events)))
+        return bool(self._events) and not any(able)
 
     def _release(self, client: int, round_: int) -> Event:
-        return replace(self.plan[client], round=round_)
+        return replace(self._events[client], round=round_)
 
     def _affords(self, client: int, round_: int) -> bool:
         release = self._release(client, round_)
@@ -110,8 +107,9 @@ class PrivacyBudget:
             return True  # a round run again after a crash is paid for
         if math.isinf(self._budget):
             return True
-        return epsilon([*self._before(client), release], self._delta) <= self._budget
+        delta = self.ledger.deltas[release.unit]
+        return epsilon([*self._before(client), release], delta) <= self._budget
 
     def _before(self, client: int) -> list[Event]:
-        unit = self.plan[client].unit
+        unit = self._events[client].unit
         return self.ledger.of_client(unit, None) + self.ledger.of_client(unit, client)

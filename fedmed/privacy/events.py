@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-Unit = Literal["client", "patient", "image", "content", "detail"]
+from fedmed.core.units import Relation, named
 
 
 @dataclass(frozen=True)
@@ -12,8 +12,9 @@ class Event:
 
     Attributes:
         round: the round of the releases; 0 before the first.
-        unit: what is hidden: whose presence, or what a patient's images show (``content``) or show
-            in a few pixels (``detail``), the patient's presence and labels being known.
+        unit: the name of what is protected, of :data:`fedmed.core.units.UNITS`: whose presence is
+            hidden, or what a patient's images show (``content``) or show in a few pixels
+            (``detail``), the patient's presence and labels being known.
         noise_multiplier: scale of the noise over the sensitivity: its standard deviation for the
             Gaussian mechanism, Laplace's b, and 1/ε for the exponential mechanism.
         rate: probability with which each unit is drawn.
@@ -25,18 +26,24 @@ class Event:
         client: whose units they are; None where one release concerns all clients alike.
         steps: how many releases, each with a draw and noise of its own.
         attempt: counts how often the round was begun anew with noise that does not repeat.
+
+    Raises:
+        ConfigError: if there is no such unit.
     """
 
     round: int
-    unit: Unit
+    unit: str
     noise_multiplier: float
     rate: float
     sampling: Literal["poisson"] = "poisson"
     mechanism: Literal["gaussian", "laplace", "exponential"] = "gaussian"
-    neighbouring: Literal["zero-out-one", "replace-one"] = "zero-out-one"
+    neighbouring: Relation = "zero-out-one"
     client: int | None = None
     steps: int = 1
     attempt: int = 0
+
+    def __post_init__(self) -> None:
+        named(self.unit)
 
 
 @runtime_checkable

@@ -17,11 +17,11 @@ from typing import Any
 
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import write_atomically
+from fedmed.core.units import UNITS, Unit, named
 from fedmed.privacy.accounting import ACCOUNTANT, PURE, cross_checks, epsilon
-from fedmed.privacy.events import Event, Unit
+from fedmed.privacy.events import Event
 
-OF_ITS_DATA = "which data a client has"
-IMAGES = 10  # of a patient, whose ε is told beside an image's
+IMAGES = 10  # or other parts of a patient, whose ε is told beside one's
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Ledger:
     """
 
     path: Path
-    deltas: Mapping[Unit, float]
+    deltas: Mapping[str, float]
     assumptions: tuple[str, ...] = ()
     repeatable: bool = True
     caveats: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Ledger:
     def open(
         cls,
         path: Path,
-        deltas: Mapping[Unit, float],
+        deltas: Mapping[str, float],
         assumptions: tuple[str, ...] = (),
         repeatable: bool = True,
         caveats: tuple[str, ...] = (),
@@ -160,11 +160,11 @@ class Ledger:
             self.stopped[client] = round_
             self._write()
 
-    def of_client(self, unit: Unit, client: int | None) -> list[Event]:
+    def of_client(self, unit: str, client: int | None) -> list[Event]:
         """Return the releases about a client's units; None: those about all clients alike."""
         return [event for event in self.events if (event.unit, event.client) == (unit, client)]
 
-    def per_client(self, unit: Unit) -> dict[int, float]:
+    def per_client(self, unit: str) -> dict[int, float]:
         """Return each client's ε, of those that have released anything about their units."""
         clients = sorted({e.client for e in self.events if e.unit == unit and e.client is not None})
         shared = self.of_client(unit, None)
@@ -173,7 +173,7 @@ class Ledger:
             for client in clients
         }
 
-    def epsilon(self, unit: Unit) -> float:
+    def epsilon(self, unit: str) -> float:
         """Return ε of a unit at its δ, infinite without noise: the maximum over the clients.
 
         A patient's images lie in one client, so that no patient is in two clients' releases.
@@ -181,10 +181,9 @@ class Ledger:
         shared = epsilon(self.of_client(unit, None), self.deltas[unit])
         return max([shared, *self.per_client(unit).values()])
 
-    def units(self) -> list[Unit]:
+    def units(self) -> list[str]:
         """Return what the run hides: whose presence, the smallest first, then what images show."""
-        order: tuple[Unit, ...] = ("image", "patient", "client", "content", "detail")
-        return [unit for unit in order if unit in self.deltas]
+        return [name for name in UNITS if name in self.deltas]
 
     def statement(self) -> dict[str, Any]:
         """Return the guarantee in full: ε is nothing without its unit, δ and assumptions.
@@ -192,6 +191,8 @@ class Ledger:
         The guarantees of two units do not add up and are not compared: the first is stated, the
         others stand under ``also``.
         """
+        if not self.deltas:
+            return {"unit": None, "epsilon": None, "delta": None}
         first, *others = [self._guarantee(unit) for unit in self.units()]
         return {
             **first,
@@ -202,7 +203,7 @@ class Ledger:
             "assumptions": list(self.assumptions),
         }
 
-    def _guarantee(self, unit: Unit) -> dict[str, Any]:
+    def _guarantee(self, unit: str) -> dict[str, Any]:
         delta, per_client, shared = (
             self.deltas[unit],
             self.per_client(unit),
@@ -224,17 +225,18 @@ class Ledger:
             "per_client": {str(k): _number(v) for k, v in per_client.items()} or None,
         }
 
-    def _implied(self, unit: Unit, events: Sequence[Event]) -> list[dict[str, Any]]:
+    def _implied(self, unit: str, events: Sequence[Event]) -> list[dict[str, Any]]:
         """Return what the unit's ε is too easily taken for, and what that is, at the same δ."""
         if not events or events[0].neighbouring == "replace-one":
             return []
-        delta = self.deltas[unit]
-        if unit == "image":
+        delta, kind = self.deltas[unit], named(unit)
+        if kind.extent == "part":
             ten = epsilon(events, delta, group=IMAGES)
-            return [{"of": f"a patient with {IMAGES} images", "epsilon": _number(ten)}]
-        if unit == "client":
+            of = f"a patient with {IMAGES} {kind.several}"
+            return [{"of": of, "epsilon": _number(ten)}]
+        if kind.extent == "group":
             data = epsilon(events, delta, replaced=True)
-            return [{"of": OF_ITS_DATA, "epsilon": _number(data)}]
+            return [{"of": of_its_data(kind), "epsilon": _number(data)}]
         return []
 
     def _write(self) -> None:
@@ -251,6 +253,11 @@ class Ledger:
         }
         content["sha256"] = _digest(content)
         write_atomically(self.path, lambda new: new.write_text(json.dumps(content, indent=1)))
+
+
+def of_its_data(unit: Unit) -> str:
+    """Return what is asked of a unit that counts in any case: which data it has."""
+    return f"which data {unit.one} has"
 
 
 def _kept(path: Path, config_sha256: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from fedmed.core.units import named
 from fedmed.data.table import Dataset, Hidden
 from fedmed.privacy.events import Event
 
@@ -40,7 +41,7 @@ def pixel_releases(dataset: Dataset, table: pd.DataFrame, assigned: pd.DataFrame
                 noise_multiplier=float(row["size"] / row["sum"]),
                 rate=1.0,
                 mechanism="laplace",
-                neighbouring="replace-one",
+                neighbouring=named(unit).relation,
                 client=int(row["client"]),
                 steps=int(row["size"]),
             )

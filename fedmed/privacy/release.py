@@ -22,8 +22,10 @@ from pydantic import Field
 from fedmed.config import Config
 from fedmed.core.errors import ConfigError
 from fedmed.core.seeding import fingerprint, generator
+from fedmed.core.units import named
 from fedmed.data.pixels import fit
 from fedmed.data.table import Dataset, Hidden, Origin, labels
+from fedmed.privacy.disclosure import Disclosure
 from fedmed.privacy.mechanisms import geometric, laplace, report_noisy_max
 
 WHITE = 255
@@ -225,7 +227,7 @@ class Release(NamedTuple):
 
 def unreleasable(config: Config, utilities: pd.Series) -> str:
     """Return why no round can be chosen by the utilities that clients told; empty if one can."""
-    if config.withholds:
+    if not Disclosure.of(config).validation:
         return "clients keep their validation scores (privacy.release_metrics=false)"
     return "" if len(utilities) else "no client has patients for validation"
 
@@ -236,7 +238,7 @@ def promised_by_training(claimed: Mapping[str, Any]) -> str:
     Args:
         claimed: the run's statement of its privacy.
     """
-    if claimed["unit"] not in ("patient", "image", "client"):
+    if claimed["unit"] is None or not named(claimed["unit"]).hides_presence:
         return "whoever is trained on is promised nothing, as the run adds no noise to training"
     spent = claimed["epsilon"]
     shown = "∞" if isinstance(spent, str) else f"{spent:.3g}"

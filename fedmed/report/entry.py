@@ -13,6 +13,7 @@ import yaml
 
 from fedmed.config import NOT_IDENTITY
 from fedmed.core.errors import ConfigError, DataError, FedmedError
+from fedmed.privacy.disclosure import Disclosure
 from fedmed.report import curves
 from fedmed.report.cells import HASHES
 from fedmed.runs.cost import to_reach
@@ -85,7 +86,7 @@ def partition(run: Run) -> dict[str, Any]:
     """Return who has what, by client; only why not where the clients do not tell."""
     clients = pd.read_csv(RunDirectory(run.folder).check("clients.csv"))
     targets = [target for target in run.resolved["dataset"]["targets"] if target in clients]
-    if _withholds(run) or not targets:
+    if not (Disclosure.read(run.resolved).counts and targets):
         return {"withheld": "who has how many of what does not leave the clients"}
     measured = run.summary["partition"]
     return {
@@ -134,22 +135,14 @@ def synthetic(run: Run) -> bool:
     return "phantom" in str(run.resolved["dataset"]).lower()
 
 
-def _withholds(run: Run) -> bool:
-    privacy = run.resolved["privacy"]
-    return privacy["mechanism"] == "dpsgd" and not privacy["release_metrics"]
-
-
-def _hides_cohorts(run: Run) -> bool:
-    return bool(run.resolved["strategy"].get("noise") == "central")
-
-
 def _cost(run: Run, target: float | None) -> dict[str, Any]:
     spent: dict[str, Any] = {
         "rounds": run.summary["rounds_done"],
         "seconds": run.summary["time"]["rounds_s"],
         "bytes": run.summary["bytes_up"] + run.summary["bytes_down"],
     }
-    hidden = dict.fromkeys(("seconds", "bytes")) if _hides_cohorts(run) else {}
+    told = Disclosure.read(run.resolved).cohorts
+    hidden = {} if told else dict.fromkeys(("seconds", "bytes"))
     reached = None if target is None else to_reach(run.folder, target)
     if reached is None:
         return spent | hidden | {"reached": None}

@@ -13,6 +13,7 @@ from rich.text import Text
 from fedmed.config import Config
 from fedmed.core.records import MetricRow
 from fedmed.core.texts import MOST, printable
+from fedmed.core.units import named
 from fedmed.evaluation.metrics import FEW
 from fedmed.evaluation.subgroups import gap_beside_chance
 
@@ -97,7 +98,8 @@ class Console:
                 "not scored", _text(", ".join(test["without_both_classes"]) + " (one class only)")
             )
         unseen = not (val["clients"] or val["left_out"])
-        withheld = spent["unit"] in ("patient", "image") and unseen
+        private = spent["unit"] and named(spent["unit"]).rows  # what a client's training protects
+        withheld = private and unseen
         facts.add_row("clients", "scores withheld" if withheld else _spread(val))
         facts.add_row("test", _text(_tested(test)))
         if len(test["by_site"]) > 1:

@@ -24,6 +24,7 @@ from fedmed.config.messages import first_line
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.processes import sheltered
 from fedmed.core.records import MetricRow
+from fedmed.privacy.disclosure import Disclosure
 from fedmed.runs.scrub import scrub
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Tracker:
     ) -> None:
         self._run: Any = None
         self._say = say
-        self._hides_cohorts = config.hides_cohorts
+        self._disclosure = Disclosure.of(config)
         self._offline = config.tracking.mode == "offline"
         self._at_home = ExitStack()
         if config.tracking.mode == "disabled":
@@ -135,7 +136,7 @@ class Tracker:
 
     def _values(self, rows: Sequence[MetricRow]) -> dict[str, Any]:
         frame = pd.DataFrame(rows, columns=MetricRow._fields)
-        if self._hides_cohorts:
+        if not self._disclosure.cohorts:
             frame = frame[~frame["scope"].isin(_OF_COHORTS)]
         pooled = frame[frame["client"] < 0]
         values = {f"{r.scope}/{r.metric}": r.value for r in pooled.itertuples()}
@@ -154,7 +155,9 @@ class Tracker:
                 self.log_round(round_, [row for row in rows if row.round == round_])
 
     def log_federation(self, clients: pd.DataFrame, picture: Path) -> None:
-        """Log who the clients are: counts only."""
+        """Log who the clients are: counts only, and these only where they may be seen."""
+        if not self._disclosure.counts:
+            return
 
         def act(run: Any) -> None:
             table = _Table(dataframe=clients)
@@ -171,17 +174,18 @@ class Tracker:
 
         self._mirror(act)
 
-    def finish(self, summary: dict[str, Any], clients: pd.DataFrame | None) -> None:
+    def finish(self, summary: dict[str, Any], clients: pd.DataFrame) -> None:
         """Log the summary and the last scores of each client.
 
         Where those are withheld, so is how much the clients differ: it tells of their labels. Where
         cohorts are secret, so is what all of them together have moved and taken.
         """
-        private = {"files"} | ({"partition"} if clients is None else set())
-        private |= _SUMS_OF_COHORTS if self._hides_cohorts else set()
+        shown = self._disclosure
+        private = {"files"} | (set() if shown.counts else {"partition"})
+        private |= set() if shown.cohorts else _SUMS_OF_COHORTS
 
         def act(run: Any) -> None:
-            if clients is not None:
+            if shown.counts and shown.validation:
                 run.log({"clients/final": _Table(dataframe=clients)})
             run.summary.update({k: v for k, v in summary.items() if k not in private})
 
