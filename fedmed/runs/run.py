@@ -130,7 +130,7 @@ class Run:
         network = models.build(drawn, config.seed, config.norm)
         path = RunDirectory(self.folder).check("checkpoint/model.safetensors")
         models.load(network, load_file(path))
-        if config.strategy.state == "parameters":
+        if config.strategy.keeps_statistics:
             models.use_batch_statistics(network)
         return network.eval()
 
