@@ -262,7 +262,7 @@ class DPFedAvg(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the global arrays moved by the noisy mean of the clipped updates.
 
-        Each reply is what :class:`NoisyUpdate` decodes: it is added as it comes, and then forgotten.
+        Each reply is what :class:`NoisyUpdate` decodes; it is added as it comes, and forgotten.
 
         Raises:
             FedmedError: if a share of the noise is missing, or nothing has clipped an update.

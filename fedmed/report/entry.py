@@ -67,17 +67,27 @@ def entry(run: Run, target: float | None) -> dict[str, Any]:
     known: dict[str, Any] = {**common, "learning": curves.learning(run)}
     if run.status != FINISHED:
         return known
-    test, privacy = run.summary["test"], run.summary["privacy"]
+    privacy = run.summary["privacy"]
     return known | {
-        "auroc": test["macro_auroc"],
-        "interval": test["intervals"]["macro_auroc"],
+        **_tested(run),
         "epsilon": privacy["epsilon"],
         "delta": privacy["delta"],
         "audited": privacy.get("audited"),
-        "findings": curves.by_finding(run.scored.predictions),
-        "subgroups": test["subgroups"],
         "partition": run.summary["partition_sha256"][:12],
         "cost": _cost(run, target),
+    }
+
+
+def _tested(run: Run) -> dict[str, Any]:
+    """Return scores and curves on the test patients; without a whole model there are none."""
+    if not run.tested:
+        return {"auroc": None, "interval": [None, None]}
+    test = run.summary["test"]
+    return {
+        "auroc": test["macro_auroc"],
+        "interval": test["intervals"]["macro_auroc"],
+        "findings": curves.by_finding(run.scored.predictions),
+        "subgroups": test["subgroups"],
     }
 
 

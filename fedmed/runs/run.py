@@ -89,8 +89,10 @@ class Run:
         """The final model's scores on the test images, and their labels.
 
         Raises:
-            FedmedError: if there are none yet, or they are not those of the summary.
+            FedmedError: if there are none yet, or they are not those of the summary, or the run has
+                no test scores.
         """
+        self._check_whole()
         return Predictions.read(RunDirectory(self.folder).check("predictions.parquet"))
 
     @cached_property
@@ -119,12 +121,14 @@ class Run:
         batch that they are given, as they did when the test split was scored.
 
         Raises:
-            FedmedError: if the run is not finished, or its model is not that of the summary.
+            FedmedError: if the run is not finished, or its model is not that of the summary, or
+                parts of it never left the clients.
         """
         from fedmed import models  # torch, which looking at runs does not need
 
         if self.status != FINISHED:
             raise FedmedError(f"{self.folder}: the run is {self.status}; finish it first")
+        self._check_whole()
         config = parse(OmegaConf.create(self.config), build=False)
         drawn = config.model.model_copy(update={"weights": None})
         network = models.build(drawn, config.seed, config.norm)
@@ -139,6 +143,14 @@ class Run:
         """Finished, failed, or unfinished, be it running or cut off."""
         status = self.summary.get("status")
         return status if status in (FINISHED, FAILED) else UNFINISHED
+
+    @property
+    def tested(self) -> bool:
+        """Whether it is finished and was scored on the test patients.
+
+        Where parameters stay with the clients (``strategy.state``), nobody else has a whole model.
+        """
+        return self.status == FINISHED and bool(self.summary["test"])
 
     @property
     def run_id(self) -> str:
@@ -185,6 +197,13 @@ class Run:
             for key in dict.fromkeys([*mine, *theirs])
             if key not in unknown and mine.get(key) != theirs.get(key)
         ]
+
+    def _check_whole(self) -> None:
+        if self.status == FINISHED and not self.tested:
+            raise FedmedError(
+                f"{self.folder}: has no whole model and no test scores: parameters stay with the "
+                "clients (strategy.state); what counts is val.mean"
+            )
 
     def _came(self, key: str) -> Any:
         if key.startswith("audit."):
