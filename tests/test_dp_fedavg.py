@@ -146,7 +146,7 @@ def test_a_share_of_the_noise_that_is_missing_stops_the_run() -> None:
 def test_what_nothing_has_clipped_is_not_added() -> None:
     for noise in ("central", "local"):
         dp = strategy(1.0, noise=noise)
-        with pytest.raises(FedmedError, match="strategy.local: DP-FedAvg takes NoisyUpdate"):
+        with pytest.raises(FedmedError, match="DP-FedAvg takes NoisyUpdate"):
             dp.aggregate_train(1, replies(dp, [0.0] * 4, 1, SMALL))
 
 
