@@ -125,9 +125,30 @@ def details(run: Run) -> dict[str, Any]:
         "privacy": {k: v for k, v in privacy.items() if k in _CLAIM and v is not None}
         | {f"epsilon of {one['of']}": one["epsilon"] for one in privacy.get("implied", [])},
         "assumptions": privacy.get("assumptions", []),
+        "sections": [_section(one) for one in run.evaluations.values() if one["section"]],
         "patients": summary.get("patients", {}),
         "device": summary.get("device"),
     }
+
+
+def _section(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a page shows of an evaluation, without what names a patient or a file."""
+    section = found["section"]
+    access = f"An attacker has {found['access']}." if found["access"] else ""
+    return {
+        "title": scrub_text(section["title"]),
+        "text": scrub_text(" ".join(filter(None, [section["text"], access]))),
+        "columns": [scrub_text(head) for head in section["columns"]],
+        "rows": [[_cell(value) for value in row] for row in section["rows"]],
+    }
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return scrub_text(value)
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 _CLAIM = ("unit", "epsilon", "delta", "accountant", "neighbouring", "sampling", "releases")

@@ -1,6 +1,5 @@
 """Run directories as a table finds them: what was asked for, what came of it, and its hashes."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +12,10 @@ from safetensors.numpy import load_file
 
 from fedmed.config import identity, parse
 from fedmed.core.errors import FedmedError
-from fedmed.core.files import damaged
 from fedmed.evaluation.bootstrap import REPLICATES, Scored, score
 from fedmed.evaluation.predictions import Predictions
 from fedmed.privacy.ledger import Ledger
+from fedmed.runs import evaluations
 from fedmed.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -70,14 +69,24 @@ class Run:
         return here.summary() or {}
 
     @cached_property
-    def audit(self) -> dict[str, Any]:
-        """The content of ``audit.json``, empty if the run was not audited.
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """What ``fedmed evaluate`` and ``fedmed audit`` left, by name of the evaluation.
 
-        ``epsilon`` is the largest of its lower bounds, of whatever access.
+        Of each its ``result``, its ``section`` of a report and the ``access`` of an attacker, None
+        where it has none.
+
+        Raises:
+            FedmedError: if a file of them is damaged, or of another model than the run's.
         """
-        found = self._json("audit.json")
-        bounds = [bound["epsilon"] for bound in found.get("one_run", {}).values()]
-        return found | {"epsilon": max(bounds)} if bounds else found
+        return evaluations.read(self.folder, self.summary.get("model_sha256"))
+
+    @property
+    def audit(self) -> dict[str, Any]:
+        """The result of ``fedmed audit``, empty if the run was not audited.
+
+        ``epsilon`` is the largest of its lower bounds, of whatever access; there may be none.
+        """
+        return cast(dict[str, Any], self.evaluations.get("audit", {}).get("result", {}))
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -206,24 +215,14 @@ class Run:
             )
 
     def _came(self, key: str) -> Any:
-        if key.startswith("audit."):
-            return _walk(self.audit, key.removeprefix("audit."))
+        name, _, rest = key.partition(".")
+        if rest and name not in self.summary and name in self.evaluations:
+            return _walk(self.evaluations[name]["result"], rest)
         return _walk(self.summary, key)
 
     def _load(self, resolve: bool) -> dict[str, Any]:
         loaded = OmegaConf.create(RunDirectory(self.folder).composed())
         return cast(dict[str, Any], OmegaConf.to_container(loaded, resolve=resolve))
-
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        try:
-            return (
-                cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-                if path.exists()
-                else {}
-            )
-        except ValueError:
-            raise damaged(path, "it is no JSON") from None
 
 
 def find(folders: Sequence[Path]) -> list[Run]:
