@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from safetensors.numpy import load_file
 
 from fedmed import models
+from fedmed.audit import perform
 from fedmed.audit.finished import Finished
 from fedmed.config import compose
 from fedmed.core.errors import ConfigError, FedmedError
@@ -106,6 +107,7 @@ def test_a_step_is_added_by_its_name_and_changes_nothing_that_it_undoes(
             r"state: head\.\* names no parameter .*features\.\*",
         ),
         (["strategy.state=[features.*,*]"], r"strategy\.state: features\.\*, \* names every param"),
+        (["strategy.state=[features.*,*norm5*]"], r"state: \*norm5\* adds nothing to features"),
         (["strategy.state=[]"], r"strategy\.state: "),
         (["strategy.state=half"], r"strategy\.state: .*'half'"),
         ([BODY, "partition.val_fraction=0"], r"strategy\.state: .*none of them validates"),
@@ -244,7 +246,7 @@ def test_a_run_without_a_whole_model_gives_no_test_score(
     for read in (
         lambda: run.predictions,
         run.model,
-        lambda: Finished.open(run.folder),
+        lambda: perform.audit(Finished.open(run.folder)),
     ):
         with pytest.raises(FedmedError, match=r"no whole model.*parameters stay") as error:
             read()

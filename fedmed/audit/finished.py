@@ -57,11 +57,6 @@ class Finished:
             raise FedmedError(f"{folder}: is no run directory of fedmed")
         if summary["status"] != "finished":
             raise FedmedError(f"{folder}: the run is {summary['status']}; finish it first")
-        if not summary["test"]:
-            raise FedmedError(
-                f"{folder}: has no whole model to attack: parameters stay with the clients "
-                "(strategy.state)"
-            )
         overrides = tuple(cast(list[str], safe_load(composed.read_text(encoding="utf-8"))))
         config = cfg.compose(overrides)
         if identity.sha256(config, summary["device"]) != summary["config_sha256"]:

@@ -58,7 +58,8 @@ def shared_names(network: nn.Module, state: str | Sequence[str]) -> frozenset[st
             patterns, such as ``features.*``, of the names of the parameters that travel.
 
     Raises:
-        ConfigError: if a pattern names no parameter, or all of them are named.
+        ConfigError: if a pattern names no parameter, or none that those before it do not, or all
+            parameters are named.
     """
     if state == "full":
         return frozenset(_floats(network))
@@ -66,7 +67,7 @@ def shared_names(network: nn.Module, state: str | Sequence[str]) -> frozenset[st
     if isinstance(state, str):
         return frozenset(parameters)
     shared: set[str] = set()
-    for pattern in state:
+    for i, pattern in enumerate(state):
         named = fnmatch.filter(parameters, pattern)
         if not named:
             parts = dict.fromkeys(name.partition(".")[0] + ".*" for name in parameters)
@@ -74,6 +75,9 @@ def shared_names(network: nn.Module, state: str | Sequence[str]) -> frozenset[st
                 f"strategy.state: {pattern} names no parameter of the network, which has "
                 f"{', '.join(parts)}, such as {parameters[0]}"
             )
+        if shared.issuperset(named):
+            before = ", ".join(state[:i])
+            raise ConfigError(f"strategy.state: {pattern} adds nothing to {before}; leave it out")
         shared.update(named)
     if len(shared) == len(parameters):
         raise ConfigError(
