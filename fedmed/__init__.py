@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedmed.evaluation.comparison import compare
     from fedmed.evaluation.predictions import Predictions
     from fedmed.experiment.train import train
+    from fedmed.federation.update_steps import UpdateStep
     from fedmed.privacy.accounting import epsilon, noise_for
     from fedmed.privacy.events import Event
     from fedmed.runs.run import Run
@@ -32,6 +33,7 @@ __all__ = [
     "LocalHooks",
     "Predictions",
     "Run",
+    "UpdateStep",
     "__version__",
     "compare",
     "compose",
@@ -50,6 +52,7 @@ _HOMES = {
     "LocalHooks": "training.hooks",
     "Predictions": "evaluation.predictions",
     "Run": "runs.run",
+    "UpdateStep": "federation.update_steps",
     "compare": "evaluation.comparison",
     "compose": "config.compose",
     "epsilon": "privacy.accounting",

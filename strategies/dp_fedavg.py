@@ -50,11 +50,12 @@ from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
 from fedmed.core.units import SENSITIVITY
 from fedmed.federation.messages import ARRAYS, CONFIG, RELEASE
+from fedmed.federation.update_steps import UpdateStep
+from fedmed.flower.arrays import decoded, record_of
 from fedmed.flower.strategies import Aggregation
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
 from fedmed.privacy.noise import Source, source
-from fedmed.training.hooks import LocalHooks
 
 Noise = Literal["central", "distributed", "local"]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -136,10 +137,11 @@ def gaussian(shapes: Mapping[str, NDArray[Any]], deviation: float, draws: Source
 
 
 @dataclass(frozen=True)
-class NoisyUpdate(Mechanism, LocalHooks):
-    """Clips an update and adds the client's noise, so that what travels is already noisy.
+class NoisyUpdate(Mechanism, UpdateStep):
+    """Clips each update, and adds the client's noise, on the side where both belong.
 
-    Where the noise is ``central`` nothing is done here. Its arguments are the mechanism's.
+    For ``central`` noise the server clips, as it decodes. Else the client does, as it encodes, and
+    adds its noise, so that what travels is already noisy. Its arguments are the mechanism's.
     """
 
     def __post_init__(self) -> None:
@@ -147,7 +149,7 @@ class NoisyUpdate(Mechanism, LocalHooks):
         if self.noise != "central" and self.quantile is not None:
             object.__setattr__(self, "records", {CLIPPING: frozenset({"vote"})})
 
-    def reply(self, sent: RecordDict, content: RecordDict, seed: int) -> None:
+    def encode(self, sent: RecordDict, content: RecordDict, state: RecordDict, seed: int) -> None:
         """Replace the trained arrays by the global ones plus the clipped, noisy update."""
         if self.noise == "central":
             return
@@ -165,6 +167,22 @@ class NoisyUpdate(Mechanism, LocalHooks):
         if self.quantile is not None:
             vote += share * self.count_noise * float(draws.normal(1))
             content[CLIPPING] = ConfigRecord({"vote": vote})
+
+    def decode(self, sent: RecordDict, content: RecordDict) -> None:
+        """Replace the arrays by the client's share of the sum: its clipped step, float64.
+
+        Its vote on the clipping norm is in the record :data:`CLIPPING`, 0 where the norm is fixed.
+        """
+        arrays, start = content.array_records[ARRAYS], sent.array_records[ARRAYS]
+        if self.noise == "central":
+            norm = float(str(sent.config_records[CONFIG]["clip-norm"]))
+            update, vote = clip(arrays, start, norm)
+        else:
+            update, _ = clip(arrays, start, math.inf)  # the client has clipped it
+            adapts = self.quantile is not None
+            vote = float(str(content.config_records[CLIPPING]["vote"])) if adapts else 0.0
+        content[ARRAYS] = record_of(update)
+        content[CLIPPING] = ConfigRecord({"vote": vote})
 
 
 class DPFedAvg(FedAvg):
@@ -249,7 +267,10 @@ class DPFedAvg(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the global arrays moved by the noisy mean of the clipped updates.
 
-        Each reply is clipped and added as it comes, and then forgotten.
+        Each reply is what :class:`NoisyUpdate` decodes; it is added as it comes, and forgotten.
+
+        Raises:
+            FedmedError: if a share of the noise is missing, or nothing has clipped an update.
         """
         start = from_record(self._global)
         total = {name: np.zeros(w.shape) for name, w in start.items()}
@@ -258,10 +279,11 @@ class DPFedAvg(FedAvg):
             if reply.has_error():
                 continue
             answers += 1
-            update, vote = self._update(reply.content)
-            votes += vote
-            for name, step in update.items():
-                total[name] += step
+            if CLIPPING not in reply.content:
+                raise FedmedError("strategy.local: DP-FedAvg takes NoisyUpdate, which clips")
+            votes += float(str(reply.content.config_records[CLIPPING]["vote"]))
+            for name, step in reply.content.array_records[self.arrayrecord_key].items():
+                total[name] += decoded(step)
         if self.mechanism.noise == "distributed" and answers < len(self._cohort):
             raise FedmedError(
                 f"round {server_round}: {answers} of {len(self._cohort)} clients answered, "
@@ -333,16 +355,6 @@ class DPFedAvg(FedAvg):
         if self.mechanism.noise_multiplier:
             release = [self._release, self._settings, self.clip_norm, self._global, *hidden]
         return source(seed, CPU, self.secure_noise, *release)
-
-    def _update(self, content: RecordDict) -> tuple[Update, float]:
-        """Return a client's share of the sum and its vote on the clipping norm."""
-        arrays = content.array_records[self.arrayrecord_key]
-        if self.mechanism.noise == "central":
-            return clip(arrays, self._global, self.clip_norm)
-        update, _ = clip(arrays, self._global, math.inf)  # the client has clipped it
-        adapts = self.mechanism.quantile is not None
-        vote = content.config_records[CLIPPING]["vote"] if adapts else 0.0
-        return update, float(str(vote))
 
 
 def _check_nominal(noise: Noise, clients: int | None, cohort: float | None) -> None:

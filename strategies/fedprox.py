@@ -25,7 +25,7 @@ class ProximalTerm(LocalHooks):
         self._anchor: list[Tensor] = []
 
     def start(self, network: nn.Module, state: RecordDict) -> None:
-        """Keep the global weights."""
+        """Keep the global weights; of those that stay with the client its own, as they are."""
         self._anchor = [p.detach().clone() for p in network.parameters()]
 
     def gradient(self, network: nn.Module) -> None:

@@ -318,7 +318,7 @@ def test_script_audits_a_run_and_its_shadows(
     code, out, _ = script(runs[0], "--shadows", *runs)
     assert code == 0
     assert "no ε claimed / audited ε ≥" in out
-    written = json.loads((runs[0] / "audit.json").read_text())
+    written = json.loads((runs[0] / "evaluations" / "audit.json").read_text())["result"]
     assert set(written["membership"]) == {perform.LOSS, perform.LIRA, perform.LIRA_FIXED}
     assert written["one_run"][findings.BLACK_BOX]["canaries"] == len(
         Finished.open(runs[0]).tossed()
@@ -337,7 +337,7 @@ def test_script_audits_a_run_and_its_shadows(
     assert (
         "audited" not in launch(*lira, "partition.toss=0", "force=true", folder=runs[0])["privacy"]
     )
-    assert not (runs[0] / "audit.json").exists()
+    assert not (runs[0] / "evaluations").exists()
     other = ran("other", *lira, "partition.toss=12", "seed=1")
     bad = {
         (tmp_path / "nowhere",): "is no run directory of fedmed",

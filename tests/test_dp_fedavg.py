@@ -19,6 +19,7 @@ from fedmed.config import compose
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
 from fedmed.federation.checkpoint import load_strategy_state, strategy_state_dict
+from fedmed.federation.update_steps import decode
 from fedmed.flower import process, serialization
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
@@ -48,25 +49,38 @@ def strategy(z: float, clip: float = 1.0, q: float = 1.0, **more: Any) -> DPFedA
 
 def replies(dp: DPFedAvg, updates: Sequence[float], round_: int, start: Arrays) -> list[Message]:
     """Return what is sent when client k moves every weight by the k-th update."""
+    return exchange(dp, updates, round_, start)[1]
+
+
+def exchange(
+    dp: DPFedAvg, updates: Sequence[float], round_: int, start: Arrays
+) -> tuple[list[Message], list[Message]]:
+    """Return what the server sends, and what comes back as it travels."""
     process.host()
-    rule = NoisyUpdate(**asdict(dp.mechanism))
     sent = []
-    orders = dp.configure_train(round_, to_record(start), ConfigRecord(), Nodes(len(updates)))
+    orders = list(dp.configure_train(round_, to_record(start), ConfigRecord(), Nodes(len(updates))))
     for order in orders:
         client = order.metadata.dst_node_id - 1
         moved = to_record({k: v + np.float32(updates[client]) for k, v in start.items()})
         metrics = MetricRecord({"weight": 1.0, "num-examples": 1})
         content = RecordDict({"arrays": moved, "metrics": metrics})
-        rule.reply(order.content, content, seed_of(0, "train", round_, client))
+        seed = seed_of(0, "train", round_, client)
+        step(dp).encode(order.content, content, RecordDict(), seed)
         sent.append(Message(content, reply_to=order))
-    return sent
+    return orders, sent
+
+
+def step(dp: DPFedAvg) -> NoisyUpdate:
+    return NoisyUpdate(**asdict(dp.mechanism))
 
 
 def release(
     dp: DPFedAvg, updates: Sequence[float], round_: int = 1, start: Arrays = START
 ) -> Arrays:
     """Return the released step, every array of it."""
-    arrays, _ = dp.aggregate_train(round_, replies(dp, updates, round_, start))
+    arrays, _ = dp.aggregate_train(
+        round_, decode([step(dp)], *exchange(dp, updates, round_, start))
+    )
     assert arrays is not None
     return from_record(arrays)
 
@@ -125,9 +139,16 @@ def test_secure_noise_never_repeats() -> None:
 
 def test_a_share_of_the_noise_that_is_missing_stops_the_run() -> None:
     dp = strategy(1.0, noise="distributed")
-    sent = replies(dp, [0.0] * 4, 1, SMALL)
+    orders, sent = exchange(dp, [0.0] * 4, 1, SMALL)
     with pytest.raises(FedmedError, match="3 of 4 clients answered"):
-        dp.aggregate_train(1, sent[:3])
+        dp.aggregate_train(1, decode([step(dp)], orders, sent[:3]))
+
+
+def test_what_nothing_has_clipped_is_not_added() -> None:
+    for noise in ("central", "local"):
+        dp = strategy(1.0, noise=noise)
+        with pytest.raises(FedmedError, match="DP-FedAvg takes NoisyUpdate"):
+            dp.aggregate_train(1, replies(dp, [0.0] * 4, 1, SMALL))
 
 
 def test_each_client_joins_with_probability_q() -> None:

@@ -34,12 +34,12 @@ from fedmed.federation.exchange import Exchange
 from fedmed.federation.messages import TASK, RunContext
 from fedmed.federation.replies import Terms
 from fedmed.federation.reply_filter import ReplyFilter
+from fedmed.federation.update_steps import UpdateStep
 from fedmed.flower import process
 from fedmed.flower.arrays import record_of
 from fedmed.report.render import _tex, escape
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
-from fedmed.training.hooks import LocalHooks
 
 SHAPES = {"w": (3, 4), "b": (4,), "scale": ()}
 SIZES = {0: 10, 1: 7, 2: 350, 3: 23}  # training images of each client
@@ -219,7 +219,7 @@ def test_honest_answers_count_whatever_their_encoding() -> None:
         assert mean[name].tobytes() == expected[name].tobytes()
 
 
-class Hostile(LocalHooks):
+class Hostile(UpdateStep):
     """Some clients of a run that answer as they like.
 
     Args:
@@ -229,7 +229,7 @@ class Hostile(LocalHooks):
     def __init__(self, clients: dict[int, str]) -> None:
         self.clients = clients
 
-    def reply(self, sent: RecordDict, content: RecordDict, seed: int) -> None:
+    def encode(self, sent: RecordDict, content: RecordDict, state: RecordDict, seed: int) -> None:
         client = int(str(sent.config_records[TASK]["client"]))
         arrays, how = content.array_records["arrays"], self.clients.get(client)
         name = next(iter(arrays))

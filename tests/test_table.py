@@ -141,8 +141,10 @@ def test_claimed_and_audited_epsilon_share_a_cell(runs: list[Run], tmp_path: Pat
     told = summary(private) | {"privacy": {"unit": "patient", "epsilon": 4.0, "delta": 1e-5}}
     told.pop("sha256")  # of what it said before
     RunDirectory(private).write_summary(told)
-    bounds = {"updates": {"epsilon": 1.37}, "black box": {"epsilon": 0.2}}
-    (private / "audit.json").write_text(json.dumps({"one_run": bounds}))
+    left = {"version": 1, "model_sha256": told["model_sha256"], "access": None, "section": None}
+    (private / "evaluations").mkdir()
+    written = json.dumps(left | {"result": {"epsilon": 1.37}})
+    (private / "evaluations" / "audit.json").write_text(written)
     value = ["privacy.epsilon", "audit.epsilon"]
     assert build([Run(private)], settings(value=value)).cells[0].text == "4.000 / 1.370"
     assert build([public], settings(value=value)).cells[0].text == "– / –"

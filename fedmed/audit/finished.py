@@ -138,5 +138,5 @@ class Bench:
         """Return a model's probabilities of the images, n×T: all that a black box tells."""
         self.context.receive(models.to_record(weights))
         examples = Examples(self.context.pixels, self.context.labels, self.rows)
-        own_statistics = self.context.config.strategy.state == "parameters"
-        return predict(self.context.network, examples, batch_statistics=own_statistics)
+        batch_statistics = self.context.config.strategy.keeps_statistics
+        return predict(self.context.network, examples, batch_statistics=batch_statistics)

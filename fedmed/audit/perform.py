@@ -25,8 +25,14 @@ def audit(run: Finished, shadows: Sequence[Finished] = (), confidence: float = 0
             has half of the error probability (Bonferroni), so that any may refute the claim.
 
     Raises:
-        FedmedError: if a shadow run is none, or there are too few canaries or shadow models.
+        FedmedError: if a shadow run is none, or there are too few canaries or shadow models, or
+            parameters of the run never left its clients.
     """
+    if run.config.strategy.keeps_parameters:
+        raise FedmedError(
+            f"{run.folder}: has no whole model to attack: parameters stay with the clients "
+            "(strategy.state)"
+        )
     marked, tossed = run.marked(), run.tossed()
     members = tossed if len(tossed) else run.trained()
     bench = Bench.of(run, members.index)

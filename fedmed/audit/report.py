@@ -1,16 +1,23 @@
-"""What an audit found, beside what the run claims: ``audit.json``, ``audit.png`` and a line."""
+"""The audit as an evaluation of a run: what it found, beside what the run claims."""
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from fedmed.audit import perform
 from fedmed.audit.figures import draw
 from fedmed.audit.findings import Audit, above, implied_of_data, present, refuted
-from fedmed.core.errors import FedmedError
-from fedmed.core.files import write_atomically
+from fedmed.audit.finished import Finished
+from fedmed.audit.membership import FPRS
 from fedmed.privacy.ledger import of_its_data
 from fedmed.runs.directory import RunDirectory
+from fedmed.runs.evaluations import Attack, Section
+
+if TYPE_CHECKING:
+    from fedmed.runs.run import Run
+
+PICTURE = "audit.png"
 
 #: Each bound of :class:`Bound`: its name, and what it rests on besides chance.
 METHODS = {
@@ -67,8 +74,10 @@ def _shown(value: float | str) -> str:
 
 
 def content(found: Audit) -> dict[str, Any]:
-    """Return what ``audit.json`` holds."""
-    return {
+    """Return what ``evaluations/audit.json`` holds as the result."""
+    bounds = [bound.epsilon for bound in found.bounds.values()]
+    largest = {"epsilon": max(bounds)} if bounds else {}
+    return largest | {
         "claimed": {key: found.claimed[key] for key in ("unit", "epsilon", "delta")},
         "refuted": refuted(found),
         "one_run": {
@@ -89,24 +98,46 @@ def metrics(found: Audit) -> dict[str, float]:
     return {name.replace(",", "").replace(" ", "_"): value for name, value in values.items()}
 
 
-def write(found: Audit, folder: Path) -> Path:
-    """Write the audit into a run directory; return the picture's path.
+class PrivacyAudit(Attack):
+    """Every bound on ε and every membership attack that a run allows.
 
-    ``audit.json`` and ``audit.png`` have all of it; ``privacy.audited`` of ``summary.json`` has the
-    bounds beside the claim, in place of those of an earlier audit.
+    Args:
+        shadows: directories of runs that differ in the coins alone; with them, LiRA too.
+        confidence: of the lower bounds on ε, of all accesses together.
 
-    Raises:
-        FedmedError: if the run is not finished any more, or another process is running it.
+    Attributes:
+        found: in the run that was audited last.
     """
-    here = RunDirectory(folder)
-    with here.locked():
-        summary = here.summary()
-        if summary is None or summary["status"] != "finished":
-            raise FedmedError(f"{folder}: the run was begun anew during its audit")
-        text = json.dumps(content(found), indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(folder / "audit.json", lambda new: new.write_text(text + "\n"))
-        picture = folder / "audit.png"
-        draw(found, picture)
-        summary["privacy"]["audited"] = in_summary(found)
-        here.write_summary(summary)
-    return picture
+
+    name: ClassVar[str] = "audit"
+    access: ClassVar[str] = (
+        "the final model: its answers to images of known patients (black box), and where marked "
+        "canaries were planted its weights (updates); with shadow runs, models like it as well"
+    )
+    found: Audit
+
+    def __init__(self, shadows: Sequence[Path] = (), confidence: float = 0.95) -> None:
+        self._shadows, self._confidence = shadows, confidence
+
+    def __call__(self, run: "Run") -> Mapping[str, Any]:
+        """Audit a finished run; see :func:`fedmed.audit.perform.audit`."""
+        shadows = [Finished.open(path) for path in self._shadows]
+        self.found = perform.audit(Finished.open(run.folder), shadows, self._confidence)
+        return content(self.found)
+
+    def section(self, result: Mapping[str, Any]) -> Section:
+        """Return a row a membership attack, below the line of claim and bounds."""
+        rows = [
+            (name, attack["auc"], *attack["tpr"].values(), attack["members"], attack["others"])
+            for name, attack in result["membership"].items()
+        ]
+        rates = [f"TPR at {fpr:.1%} FPR" for fpr in FPRS]
+        columns = ("attack", "AUC", *rates, "members", "others")
+        return Section("Audit", statement(self.found), columns, rows)
+
+    def leave(self, run_dir: RunDirectory, result: Mapping[str, Any]) -> None:
+        """Draw ``audit.png``, and put the bounds beside the claim in ``summary.json``."""
+        draw(self.found, run_dir.path / PICTURE)
+        summary = run_dir.summary() or {}
+        summary["privacy"]["audited"] = in_summary(self.found)
+        run_dir.write_summary(summary)

@@ -3,7 +3,7 @@
 fedmed audit RUN_DIR                          # bounds on ε, loss-threshold attack
 fedmed audit RUN_DIR --shadows runs/*         # LiRA too: +experiment=audit_lira
 
-Writes RUN_DIR/audit.json and RUN_DIR/audit.png, and to wandb if the run did.
+Writes RUN_DIR/evaluations/audit.json and RUN_DIR/audit.png, and to wandb if the run did.
 """
 
 from argparse import ArgumentParser
@@ -40,17 +40,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _audit(folder: Path, shadows: Sequence[Path], confidence: float) -> "Audit":
-    from fedmed.audit import perform, report
+    from fedmed.audit import report
     from fedmed.audit.finished import Finished
+    from fedmed.runs.evaluations import evaluate
+    from fedmed.runs.run import Run
     from fedmed.runs.tracking import Tracker
 
     run = Finished.open(folder)
     others = [p for p in shadows if p.is_dir() and p.resolve() != folder.resolve()]
-    found = perform.audit(run, [Finished.open(path) for path in others], confidence)
-    picture = report.write(found, folder)
+    audit = report.PrivacyAudit(others, confidence)
+    evaluate(audit, Run(folder))
     with Tracker(run.config, folder, run.summary["run_id"]) as tracker:
-        tracker.log_audit(report.metrics(found), picture)
-    return found
+        tracker.log_audit(report.metrics(audit.found), folder / report.PICTURE)
+    return audit.found
 
 
 def _show(found: "Audit") -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "report": "one page of many runs, for a browser without a network",
     "score": "score anyone's predictions as a run's are",
     "audit": "attack a finished run: a lower bound on its ε, membership inference",
+    "evaluate": "put a question to finished runs: subgroups, or one of your own",
     "release": "label counts and the best round of a finished run, under privacy",
     "privacy-utility": "what privacy costs: the scores of a sweep against ε",
     "datasets": "which datasets there are, on which terms, and whether a download is whole",

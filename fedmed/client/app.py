@@ -24,19 +24,18 @@ from fedmed.federation.messages import (
     ARRAYS,
     CONFIG,
     DESCRIBE,
+    KEPT,
     METRICS,
     NODE_REPORT,
     NOISE,
     RunContext,
     TaskSpec,
 )
+from fedmed.federation.update_steps import SharedArrays, encode, local_of
 from fedmed.privacy.disclosure import Disclosure
 from fedmed.privacy.release import utility
 from fedmed.training import sgd
 from fedmed.training.dpsgd import train as dpsgd
-from fedmed.training.hooks import LocalHooks
-
-BUFFERS = "buffers"  # the record of norm statistics that stay with the client
 
 app = ClientApp()
 
@@ -47,38 +46,37 @@ def train(message: Message, context: Context) -> Message:
     own, spec = _open(message, context)
     config, privacy = own.config, own.config.privacy
     examples = own.examples("train", spec.client)
-    rule = config.strategy.local.build() if config.strategy.local else LocalHooks()
+    hooks, steps = local_of(config.strategy)
     seed = seed_of(config.seed, "train", spec.round, spec.client)
     decisive = json.dumps(identity.decisive(config), sort_keys=True)  # the data have other keys
     if isinstance(privacy, DPSGD):
         unit = own.units("train", spec.client)
         noise = message.content.config_records[CONFIG][NOISE]
         assert isinstance(noise, list)
-        loss, steps = dpsgd.train(
+        loss, n = dpsgd.train(
             own.network,
             examples,
             unit,
             config.client,
             privacy,
             float(noise[spec.client]),
-            rule,
+            hooks,
             context.state,
             seed,
             decisive,
         )
         size = int(unit.max()) + 1
     else:
-        loss, steps = sgd.train(own.network, examples, config.client, rule, context.state, seed)
+        loss, n = sgd.train(own.network, examples, config.client, hooks, context.state, seed)
         size = len(examples)
-    parameters_only = config.strategy.state == "parameters"
-    if parameters_only and (buffers := models.buffers_of(own.network)):
-        context.state[BUFFERS] = models.to_record(buffers)
-    arrays = models.to_record(models.arrays_of(own.network, parameters_only))
-    values = _metrics(config.strategy.weighting, size, steps=steps)
+    arrays = models.to_record(models.arrays_of(own.network))
+    values = _metrics(config.strategy.weighting, size, steps=n)
     if Disclosure.of(config).losses:
         values["loss"] = loss
     content = RecordDict({ARRAYS: arrays, METRICS: values})
-    rule.reply(message.content, content, seed_of(seed, "reply", decisive))
+    split = SharedArrays(models.shared_names(own.network, config.strategy.state))
+    random = seed_of(seed, "reply", decisive)
+    encode([split, *steps], message.content, content, context.state, random)
     return Message(content, reply_to=message)
 
 
@@ -120,10 +118,10 @@ def _open(message: Message, context: Context) -> tuple[ClientContext, TaskSpec]:
     """Return what the client has, its network as the message sets it, and what is to be done."""
     spec = TaskSpec.of(message, context)
     own = context_of(spec.run)
-    arrays, buffers = message.content[ARRAYS], context.state.get(BUFFERS)
+    arrays, kept = message.content[ARRAYS], context.state.get(KEPT)
     assert isinstance(arrays, ArrayRecord)
-    assert isinstance(buffers, ArrayRecord | None)
-    own.receive(arrays, buffers)
+    assert isinstance(kept, ArrayRecord | None)
+    own.receive(arrays, kept)
     return own, spec
 
 

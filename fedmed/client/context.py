@@ -73,8 +73,8 @@ class ClientContext:
         """
         test = self.examples("test")
         shard = Examples(test.pixels, test.labels, test.rows[start:stop])
-        own_statistics = self.config.strategy.state == "parameters"
-        return predict(self.network, shard, batch_statistics=own_statistics)
+        batch_statistics = self.config.strategy.keeps_statistics
+        return predict(self.network, shard, batch_statistics=batch_statistics)
 
 
 def open_context(

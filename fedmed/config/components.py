@@ -22,13 +22,19 @@ def within(task: Task) -> Iterator[tuple[str, Component]]:
         "dataset": task.dataset,
         "partition": task.partition,
         "strategy.server": task.strategy.server,
-        "strategy.local": task.strategy.local,
+        **_numbered("strategy.local", task.strategy.local),
         "model.network": task.model.network,
     }
     for path, component in top.items():
         if component:
             yield from _inner(path, component.arguments)
             yield path, component
+
+
+def _numbered(path: str, given: Component | list[Component] | None) -> dict[str, Component | None]:
+    if not isinstance(given, list):
+        return {path: given}
+    return {f"{path}[{i}]": component for i, component in enumerate(given)}
 
 
 def _inner(path: str, node: Any) -> Iterator[tuple[str, Component]]:

@@ -62,7 +62,7 @@ def parse(config: DictConfig, build: bool = True) -> Config:
     for path, component in components.within(parsed):
         components.check(path, component.target, component.arguments, raw)
         _check_name(path, component.target)
-        if build and path in quick:
+        if build and path.partition("[")[0] in quick:
             built = _check_build(path, component)
             if path == "strategy.server":
                 from fedmed.flower.strategies import check_weights  # slow, and imported by now

@@ -58,9 +58,26 @@ class Strategy(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     fraction: Share
     weighting: Literal["examples", "uniform"]
-    state: Literal["full", "parameters"]
+    state: Literal["full", "parameters"] | Annotated[list[str], Field(min_length=1)]
     server: Component
-    local: Component | None
+    local: Component | list[Component] | None
+
+    @property
+    def locals(self) -> list[Component]:
+        """What it changes at a client: hooks into local training and steps on the update."""
+        if self.local is None:
+            return []
+        return self.local if isinstance(self.local, list) else [self.local]
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether norm statistics stay with the clients: all but where everything travels."""
+        return self.state != "full"
+
+    @property
+    def keeps_parameters(self) -> bool:
+        """Whether parameters stay with the clients too, so that there is no one global model."""
+        return isinstance(self.state, list)
 
 
 def _trained(name: Any) -> Any:

@@ -1,6 +1,6 @@
 """A run put together: what its clients are told, what is believed of them, and the rounds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmed import models
 from fedmed.client.context import device
 from fedmed.config import DPSGD, Config, wire
+from fedmed.core.errors import ConfigError
 from fedmed.core.seeding import fingerprint
 from fedmed.engines.deployment import Hospitals
 from fedmed.engines.factory import opened
@@ -20,20 +21,21 @@ from fedmed.federation.exchange import Exchange
 from fedmed.federation.messages import RunContext
 from fedmed.federation.replies import TRAINED, VALIDATED, Terms
 from fedmed.federation.rounds import Federation
+from fedmed.federation.update_steps import UpdateStep, local_of
 from fedmed.models import Arrays
 from fedmed.privacy.plan import PrivacyPlan
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
 from fedmed.runs.tracking import check_key
-from fedmed.training.hooks import LocalHooks
 
 
 def built(config: Config) -> tuple[Strategy, Arrays]:
     """Return the strategy and the first global arrays.
 
     Raises:
-        ConfigError: if there is no such device, no key for wandb, or the network cannot be trained
-            privately: all before anything has taken time.
+        ConfigError: if there is no such device, no key for wandb, no parameter that a pattern of
+            ``strategy.state`` names, or the network cannot be trained privately: all before
+            anything has taken time.
     """
     device(config.runner.device)
     check_key(config.tracking)
@@ -41,7 +43,8 @@ def built(config: Config) -> tuple[Strategy, Arrays]:
     network = models.build(config.model, config.seed, config.norm)
     if isinstance(config.privacy, DPSGD):
         models.check_private(network)
-    return strategy, models.arrays_of(network, config.strategy.state == "parameters")
+    shared = models.shared_names(network, config.strategy.state)
+    return strategy, {k: v for k, v in models.arrays_of(network).items() if k in shared}
 
 
 def run_context(config: Config) -> RunContext:
@@ -93,6 +96,12 @@ def opened_federation(
     shown = accounts.plan.disclosure
     validating = data.clients.query("val_images > 0")["client"] if shown.validation else ()
     sizes = data.clients[["train_images", "val_images"]].to_numpy()
+    _, steps = local_of(config.strategy)
+    if config.strategy.keeps_parameters and not len(validating):
+        raise ConfigError(
+            "strategy.state: where parameters stay with the clients only their own validation says "
+            "how well the run does, and none of them validates; take parameters, or let them"
+        )
     engines = opened(config.runner, own, images, len(data.test), console.warn, grid, hospitals)
     with engines as (engine, score):
         run = told if hospitals else own
@@ -100,8 +109,9 @@ def opened_federation(
             config,
             strategy,
             Exchange(engine, run, config.faults, console.client_done, console.warn),
+            steps,
             score,
-            _terms(config, data, accounts.plan),
+            _terms(config, data, accounts.plan, steps),
             data.truth,
             frozenset(validating),
             accounts.plan,
@@ -113,18 +123,19 @@ def opened_federation(
         )
 
 
-def _terms(config: Config, data: Data, plan: PrivacyPlan) -> dict[str, Terms]:
+def _terms(
+    config: Config, data: Data, plan: PrivacyPlan, steps: Sequence[UpdateStep]
+) -> dict[str, Terms]:
     """Return what is known of the clients' replies before any comes: their sizes above all."""
     validated = dict(zip(data.clients["client"], data.clients["val_images"].tolist(), strict=True))
-    rule = config.strategy.local.build() if config.strategy.local else LocalHooks()
     withheld = set() if plan.disclosure.losses else {"loss"}
     weighting, targets = config.strategy.weighting, len(config.dataset.arguments["targets"])
     return {
         "train": Terms(
             dict(enumerate(plan.sizes)),
             weighting,
-            frozenset(TRAINED - withheld | rule.metrics),
-            extras=rule.records,
+            frozenset(TRAINED - withheld).union(*(step.metrics for step in steps)),
+            extras={key: names for step in steps for key, names in step.records.items()},
         ),
         "val": Terms(validated, weighting, VALIDATED, dict.fromkeys((AUROC, POSITIVES), targets)),
     }

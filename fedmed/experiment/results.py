@@ -24,7 +24,7 @@ def conclude(
     data: Data,
     accounts: Accounts,
     state: Checkpoint,
-    scores: Floats,
+    scores: Floats | None,
     setup: float,
     run_dir: RunDirectory,
 ) -> Outcome:
@@ -36,21 +36,23 @@ def conclude(
         data: of the run.
         accounts: of the privacy that was spent.
         state: after the last round.
-        scores: probabilities of the test images, N×T.
+        scores: probabilities of the test images, N×T; None where there is no one model to test.
         setup: seconds before the first round.
         run_dir: where to.
 
     Raises:
         FedmedError: if the disk does not take them.
     """
-    predictions = Predictions(
-        tuple(config.dataset.arguments["targets"]), scores, data.truth, data.test
-    )
     run_dir.write_model(state.arrays)
-    run_dir.write_predictions(predictions)
+    test: dict[str, Any] = {}
+    by_site: dict[str, float] = {}
+    if scores is not None:
+        targets = tuple(config.dataset.arguments["targets"])
+        predictions = Predictions(targets, scores, data.truth, data.test)
+        run_dir.write_predictions(predictions)
+        test, by_site = _tested(predictions, data)
     seconds = pd.DataFrame({"round": range(1, state.round + 1), "seconds": state.seconds})
     run_dir.write_csv(seconds, "time.csv")
-    test, by_site = _tested(predictions, data)
     clients = with_scores(data, state.metrics, state.round, by_site)
     run_dir.write_csv(clients, "clients.csv")
     summary = summarise(config, data, state, test, clients, accounts.ledger.statement(), setup)

@@ -63,25 +63,25 @@ def summarise(
         config: of the run.
         data: of the run.
         state: after the last round.
-        scores: on the test patients.
+        scores: on the test patients; none where parameters stay with the clients.
         clients: ``clients.csv`` with its scores.
         privacy: what was spent; see ``Ledger.statement``.
         setup: seconds before the first round.
     """
     last = [row for row in state.metrics if row.round == state.round]
-    loss = next(row.value for row in last if (row.scope, row.metric) == ("test", "loss"))
+    losses = [row.value for row in last if (row.scope, row.metric) == ("test", "loss")]
     return {
         "status": "finished",
         **data.hashes,
         "model_sha256": models.arrays_sha256(state.arrays),
         "seed": config.seed,
-        "caveats": data.caveats + _moved(state),
+        "caveats": data.caveats + _moved(state) + _untested(config),
         "rounds_done": state.round,
         "patients": data.patients,
         "images": data.images,
         "unreadable_images": len(data.store.unreadable),
         "partition": measure(clients),
-        "test": {"loss": loss, **scores},
+        "test": {"loss": losses[0], **scores} if scores else {},
         "val": _validation(last, clients),
         "faults": summary_of(state.metrics),
         "privacy": dict(privacy),
@@ -102,6 +102,17 @@ def _moved(state: Checkpoint) -> list[str]:
     """Return a caveat for each change of what the rounds were run on."""
     pairs = itertools.pairwise(state.surroundings)
     return [f"resumed on something else: {identity.changed(*pair)}" for pair in pairs]
+
+
+def _untested(config: Config) -> list[str]:
+    """Return a caveat where there is no one model that the test patients could be scored with."""
+    if not config.strategy.keeps_parameters:
+        return []
+    return [
+        "no test scores: parameters stay with the clients (strategy.state), so nobody has a whole "
+        "model but each client; what counts is their own validation (val.mean, clients.csv), of "
+        "those too who have not trained yet and have the first weights of what stays"
+    ]
 
 
 def _validation(last: Sequence[MetricRow], clients: pd.DataFrame) -> dict[str, Any]:

@@ -1,19 +1,50 @@
-"""Replies folded into their mean as they come.
+"""How replies become an aggregate: as the strategy's class declares (``aggregation``).
 
-A weighted mean is the same whether a strategy is given every reply, or one reply with their mean
-and the sum of their weights: Flower then divides that weight by itself and multiplies the arrays by
-exactly 1. So the memory of the server does not grow with the cohort.
+- ``mean``: a weighted mean is all that the strategy takes. It is the same whether it is given every
+  reply, or one reply with their mean and the sum of their weights: Flower then divides that weight
+  by itself and multiplies the arrays by exactly 1. So the memory of the server does not grow with
+  the cohort.
+- ``own``: it goes through the replies once, in the order of the clients, and forgets each.
+- ``all``: it is given all replies at once, such as a median, which takes a minimum of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
+from fedmed.core.records import WEIGHT
+from fedmed.core.seeding import seeded_globals
+from fedmed.federation import robust
 from fedmed.federation.messages import METRICS
 from fedmed.flower.arrays import decoded, record_of
+from fedmed.flower.strategies import Aggregation, aggregation_of
+
+#: What a strategy is given of a round's replies.
+Aggregator = Callable[[Strategy, int, Iterable[Message]], Iterable[Message]]
+
+
+def aggregate(
+    strategy: Strategy, seed: int, round_: int, replies: Iterable[Message]
+) -> ArrayRecord | None:
+    """Return the strategy's aggregate of a round's replies, None if it makes nothing of them.
+
+    Args:
+        strategy: any Flower strategy.
+        seed: of the run; what a strategy draws from global generators is keyed by it.
+        round_: the round.
+        replies: sound ones, with every update step undone; consumed once, in order.
+
+    Raises:
+        ConfigError: if there are too few for the strategy's rule.
+        FedmedError: if it cannot do without those that are missing.
+    """
+    given = AGGREGATORS[aggregation_of(strategy)](strategy, round_, replies)
+    with seeded_globals(seed, "aggregate", round_):
+        return strategy.aggregate_train(round_, given)[0]
 
 
 def streaming_mean(replies: Iterable[Message], weighted_by: str) -> list[Message]:
@@ -51,3 +82,21 @@ def weight_of(content: RecordDict, weighted_by: str) -> float:
     """Return a reply's weight."""
     (record,) = content.metric_records.values()
     return float(cast(float, record[weighted_by]))
+
+
+def _mean(strategy: Strategy, round_: int, replies: Iterable[Message]) -> Iterable[Message]:
+    return streaming_mean(replies, getattr(strategy, "weighted_by_key", WEIGHT))
+
+
+def _all(strategy: Strategy, round_: int, replies: Iterable[Message]) -> Iterable[Message]:
+    answers = list(replies)
+    if answers:
+        robust.check(strategy, len(answers), round_)
+    return answers
+
+
+def _own(strategy: Strategy, round_: int, replies: Iterable[Message]) -> Iterable[Message]:
+    return replies
+
+
+AGGREGATORS: Mapping[Aggregation, Aggregator] = {"mean": _mean, "all": _all, "own": _own}

@@ -27,6 +27,9 @@ METRICS = "metrics"
 STATE = "state"  # tells that the client keeps a state of this round
 NODE_REPORT = "node_report"  # what a hospital says of its data, to a message of DESCRIBE
 
+# Record of a client's state
+KEPT = "buffers"  # its own arrays, which never travel; as files have called them all along
+
 DESCRIBE = "query.describe"  # the type of the message that asks for it
 
 # Codes of a reply that is an error

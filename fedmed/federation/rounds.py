@@ -7,7 +7,7 @@ methods, so that a run goes on from its checkpoint as if it had never been cut o
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,23 +16,23 @@ from flwr.serverapp.strategy import Strategy
 
 from fedmed.config import Config
 from fedmed.core.errors import ConfigError, FedmedError
-from fedmed.core.records import WEIGHT, MetricRow
+from fedmed.core.records import MetricRow
 from fedmed.core.seeding import seeded_globals
 from fedmed.evaluation import metrics
 from fedmed.evaluation.metrics import Floats
 from fedmed.federation import robust
-from fedmed.federation.aggregation import streaming_mean
+from fedmed.federation.aggregation import aggregate
 from fedmed.federation.checkpoint import (
     Checkpoint,
     load_strategy_state,
     strategy_state_dict,
 )
 from fedmed.federation.engine import Engine
-from fedmed.federation.exchange import Exchange, Replies
+from fedmed.federation.exchange import Exchange
 from fedmed.federation.messages import METRICS, NOISE, RELEASE
 from fedmed.federation.replies import Terms
 from fedmed.federation.reply_filter import unlike
-from fedmed.flower.strategies import aggregation_of
+from fedmed.federation.update_steps import UpdateStep, decode
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Ledger
 from fedmed.privacy.budget import PrivacyBudget
@@ -53,6 +53,7 @@ class Federation:
         config: the run's configuration.
         strategy: any Flower strategy.
         exchange: what goes to the clients and comes from them.
+        steps: what clients do to their updates, and the server undoes.
         score: returns the probabilities of the test images, N×T, under given arrays.
         terms: what is known of the clients' replies beforehand, to ``train`` and to ``val``.
         truth: labels of the test images, N×T.
@@ -69,6 +70,7 @@ class Federation:
     config: Config
     strategy: Strategy
     exchange: Exchange
+    steps: Sequence[UpdateStep]
     score: Callable[[ArrayRecord], Floats]
     terms: Mapping[str, Terms]
     truth: Floats
@@ -82,7 +84,7 @@ class Federation:
 
     def run(
         self, state: Checkpoint, on_update: OnUpdate, on_round: OnRound
-    ) -> tuple[Checkpoint, Floats]:
+    ) -> tuple[Checkpoint, Floats | None]:
         """Take the run from ``state`` through its last round.
 
         Args:
@@ -92,7 +94,8 @@ class Federation:
             on_round: called with each round and its metrics; 0 is the evaluation before the first.
 
         Returns:
-            The last state and the probabilities of the test images, N×T.
+            The last state and the probabilities of the test images, N×T; None where parameters stay
+            with the clients, so that there is no one model to test.
 
         Raises:
             FedmedError: if a client fails and ``faults`` do not allow for it, or the disk is full;
@@ -116,7 +119,7 @@ class Federation:
             state, scores = self._round(round_, state, on_update)
             on_round(round_, state.metrics[done:])
         if scores is None:  # cut off between the last checkpoint and the end
-            scores = self.score(to_record(state.arrays))
+            scores = self._scores(to_record(state.arrays))
         return state, scores
 
     def _check_clients(self, clients: int) -> None:
@@ -173,7 +176,8 @@ class Federation:
         messages = self._paid(round_, messages)
         log.info("round %d begins with %d clients", round_, len(messages))
         replies = self.exchange.ask(round_, "train", messages, self.terms["train"])
-        aggregated = self._aggregate(round_, replies)
+        undone = decode(self.steps, messages, replies)
+        aggregated = aggregate(self.strategy, self.config.seed, round_, undone)
         answered = replies.filter.answered
         cohort = MetricRow(round_, "train", POOLED, "cohort", float(answered))
         if aggregated is None:
@@ -186,24 +190,6 @@ class Federation:
                 "safe; a lower strategy.server_lr or client.lr often helps"
             )
         return [*replies.metrics, cohort, *replies.filter.rows()], aggregated
-
-    def _aggregate(self, round_: int, replies: Replies) -> ArrayRecord | None:
-        """Return the strategy's aggregate, None if nobody was asked.
-
-        Raises:
-            FedmedError: if too few clients are left for the strategy's rule, or there is none.
-        """
-        aggregation = aggregation_of(self.strategy)
-        given: Iterable[Message] = replies
-        if aggregation == "mean":
-            given = streaming_mean(replies, getattr(self.strategy, "weighted_by_key", WEIGHT))
-        elif aggregation == "all":
-            given = answers = list(replies)
-            if answers:
-                robust.check(self.strategy, len(answers), round_)
-        with seeded_globals(self.config.seed, "aggregate", round_):
-            aggregated, _ = self.strategy.aggregate_train(round_, given)
-        return aggregated
 
     def _paid(self, round_: int, messages: list[Message]) -> list[Message]:
         """Return the messages to those who can pay; what they release is in the ledger by then."""
@@ -266,8 +252,13 @@ class Federation:
             rows.append(MetricRow(round_, "val", int(client), "positives", float(count)))
         return [*rows, MetricRow(round_, "val", POOLED, "findings", float(len(found.findings)))]
 
-    def _test(self, round_: int, arrays: ArrayRecord) -> tuple[list[MetricRow], Floats]:
-        scores = self.score(arrays)
+    def _scores(self, arrays: ArrayRecord) -> Floats | None:
+        return None if self.config.strategy.keeps_parameters else self.score(arrays)
+
+    def _test(self, round_: int, arrays: ArrayRecord) -> tuple[list[MetricRow], Floats | None]:
+        scores = self._scores(arrays)
+        if scores is None:
+            return [], None
         targets = tuple(self.config.dataset.arguments["targets"])
         rows: list[MetricRow] = [
             MetricRow(round_, "test", POOLED, "loss", metrics.bce(scores, self.truth))

@@ -8,6 +8,7 @@ from flwr.serverapp.strategy import Strategy
 from fedmed.core.errors import ConfigError
 from fedmed.core.records import EXAMPLES, WEIGHT
 
+#: A strategy says which in its class attribute ``aggregation``; no configuration can say otherwise.
 #: ``mean``: of a weighted mean alone, so that replies may be folded into it; ``own``: of each reply
 #: as it comes, so that it may be forgotten; ``all``: of all replies at once.
 Aggregation = Literal["mean", "own", "all"]

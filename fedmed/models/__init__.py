@@ -9,9 +9,9 @@ from fedmed.models.state import (
     Arrays,
     arrays_of,
     arrays_sha256,
-    buffers_of,
     from_record,
     load,
+    shared_names,
     to_record,
 )
 
@@ -19,11 +19,11 @@ __all__ = [
     "Arrays",
     "arrays_of",
     "arrays_sha256",
-    "buffers_of",
     "build",
     "check_private",
     "from_record",
     "load",
+    "shared_names",
     "to_record",
     "use_batch_statistics",
 ]

@@ -1,7 +1,8 @@
 """A network's weights and statistics as arrays: taken, set, hashed, read and put into messages."""
 
+import fnmatch
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +40,50 @@ def read_weights(path: Path, network: nn.Module) -> Arrays:
     return {name: arrays[name] for name in shapes}
 
 
-def arrays_of(network: nn.Module, parameters_only: bool = False) -> dict[str, NDArray[np.float32]]:
-    """Return copies of the float tensors of the state, or only of the parameters.
+def arrays_of(network: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Return copies of the float tensors of the state: parameters and norm statistics.
 
     Counters such as ``num_batches_tracked`` are left out: their mean has no meaning.
     """
-    tensors = dict(network.named_parameters()) if parameters_only else _floats(network)
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
+    floats = _floats(network)
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in floats.items()}
 
 
-def buffers_of(network: nn.Module) -> dict[str, NDArray[np.float32]]:
-    """Return copies of the float tensors that are not parameters: norm statistics."""
-    parameters = dict(network.named_parameters())
-    return {k: v for k, v in arrays_of(network).items() if k not in parameters}
+def shared_names(network: nn.Module, state: str | Sequence[str]) -> frozenset[str]:
+    """Return the names of the arrays that travel between clients and server.
+
+    Args:
+        network: whose arrays are meant.
+        state: ``full``: all of :func:`arrays_of`; ``parameters``: without norm statistics; or
+            patterns, such as ``features.*``, of the names of the parameters that travel.
+
+    Raises:
+        ConfigError: if a pattern names no parameter, or none that those before it do not, or all
+            parameters are named.
+    """
+    if state == "full":
+        return frozenset(_floats(network))
+    parameters = [name for name, _ in network.named_parameters()]
+    if isinstance(state, str):
+        return frozenset(parameters)
+    shared: set[str] = set()
+    for i, pattern in enumerate(state):
+        named = fnmatch.filter(parameters, pattern)
+        if not named:
+            parts = dict.fromkeys(name.partition(".")[0] + ".*" for name in parameters)
+            raise ConfigError(
+                f"strategy.state: {pattern} names no parameter of the network, which has "
+                f"{', '.join(parts)}, such as {parameters[0]}"
+            )
+        if shared.issuperset(named):
+            before = ", ".join(state[:i])
+            raise ConfigError(f"strategy.state: {pattern} adds nothing to {before}; leave it out")
+        shared.update(named)
+    if len(shared) == len(parameters):
+        raise ConfigError(
+            f"strategy.state: {', '.join(state)} names every parameter; take parameters"
+        )
+    return frozenset(shared)
 
 
 def load(network: nn.Module, arrays: Arrays) -> None:

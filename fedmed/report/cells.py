@@ -107,6 +107,9 @@ def fill(cell: Cell, values: Sequence[str], select: Rule) -> None:
     if not of_last_rounds(cell):
         cell.notes.append("no interval: predictions are kept of the last round alone")
         return
+    if not all(run.tested for run in cell.finished):
+        cell.notes.append("no test scores: parameters stay with the clients; val.mean is theirs")
+        return
     first = cell.finished[0].scored.predictions
     if not all(first.same_test(run.scored.predictions) for run in cell.finished):
         cell.notes.append("no interval: the seeds were tested on different patients")
@@ -121,7 +124,7 @@ def unlike_means(runs: Sequence[Run]) -> list[str]:
 
     A finding of which the test patients have one class only counts in no mean.
     """
-    scored = {tuple(run.summary["test"]["auroc"]) for run in runs}
+    scored = {tuple(run.summary["test"]["auroc"]) for run in runs if run.tested}
     if len(scored) < 2:
         return []
     shared = set.intersection(*map(set, scored))

@@ -68,17 +68,27 @@ def entry(run: Run, target: float | None) -> dict[str, Any]:
     known: dict[str, Any] = {**common, "learning": curves.learning(run)}
     if run.status != FINISHED:
         return known
-    test, privacy = run.summary["test"], run.summary["privacy"]
+    privacy = run.summary["privacy"]
     return known | {
-        "auroc": test["macro_auroc"],
-        "interval": test["intervals"]["macro_auroc"],
+        **_tested(run),
         "epsilon": privacy["epsilon"],
         "delta": privacy["delta"],
         "audited": privacy.get("audited"),
-        "findings": curves.by_finding(run.scored.predictions),
-        "subgroups": test["subgroups"],
         "partition": run.summary["partition_sha256"][:12],
         "cost": _cost(run, target),
+    }
+
+
+def _tested(run: Run) -> dict[str, Any]:
+    """Return scores and curves on the test patients; without a whole model there are none."""
+    if not run.tested:
+        return {"auroc": None, "interval": [None, None]}
+    test = run.summary["test"]
+    return {
+        "auroc": test["macro_auroc"],
+        "interval": test["intervals"]["macro_auroc"],
+        "findings": curves.by_finding(run.scored.predictions),
+        "subgroups": test["subgroups"],
     }
 
 
@@ -116,9 +126,30 @@ def details(run: Run) -> dict[str, Any]:
         "privacy": {k: v for k, v in privacy.items() if k in _CLAIM and v is not None}
         | {f"epsilon of {one['of']}": one["epsilon"] for one in privacy.get("implied", [])},
         "assumptions": privacy.get("assumptions", []),
+        "sections": [_section(one) for one in run.evaluations.values() if one["section"]],
         "patients": summary.get("patients", {}),
         "device": summary.get("device"),
     }
+
+
+def _section(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a page shows of an evaluation, without what names a patient or a file."""
+    section = found["section"]
+    access = f"An attacker has {found['access']}." if found["access"] else ""
+    return {
+        "title": scrub_text(section["title"]),
+        "text": scrub_text(" ".join(filter(None, [section["text"], access]))),
+        "columns": [scrub_text(head) for head in section["columns"]],
+        "rows": [[_cell(value) for value in row] for row in section["rows"]],
+    }
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return scrub_text(value)
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 _CLAIM = ("unit", "epsilon", "delta", "accountant", "neighbouring", "sampling", "releases")

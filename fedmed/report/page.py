@@ -79,7 +79,7 @@ def _condition(runs: list[Run], mine: Facets, seeds: dict[str, set[int]]) -> dic
     cell = Cell({}, {}, sorted(runs, key=lambda r: r.seed), sorted(seeds[mine["experiment"]]))
     fill(cell, VALUES, "last")
     done = cell.finished
-    gaps = [run.summary["test"]["subgroups"]["gap"] for run in done]
+    gaps = [run.summary["test"]["subgroups"]["gap"] for run in done if run.tested]
     audits = [run.audit["epsilon"] for run in done if "epsilon" in run.audit]
     claims = [float(e) for r in done if (e := r.summary["privacy"]["epsilon"]) is not None]
     figures = [_figure(cell.values.get(key, [])) for key in VALUES]
@@ -146,7 +146,7 @@ def _lacking(
 
 
 def _median(runs: Sequence[Run], experiment: str) -> float | None:
-    mine = [r for r in runs if r.status == FINISHED and r.config["name"] == experiment]
+    mine = [run for run in runs if run.tested and run.config["name"] == experiment]
     scores = [score for run in mine if (score := run.summary["test"]["macro_auroc"]) is not None]
     return round(float(np.median(scores)), 2) if scores else None
 

@@ -27,6 +27,10 @@ def collect(folder: Path, name: str) -> pd.DataFrame:
         summary = json.loads(path.read_text())
         if summary.get("name") != name or summary["status"] != "finished":
             continue
+        if not summary["test"]:
+            raise FedmedError(
+                f"{path.parent}: has no test scores: parameters stay with the clients"
+            )
         spent = summary["privacy"]
         rows.append(
             {

@@ -18,6 +18,7 @@ from fedmed.evaluation.metrics import FEW
 from fedmed.evaluation.subgroups import gap_beside_chance
 
 REFUTED = "THE CLAIM IS REFUTED"
+UNTESTED = "none: parameters stay with the clients, and nobody else has a whole model"
 
 
 class Console:
@@ -77,23 +78,8 @@ class Console:
         """Print the result of a run, below the bars."""
         self._progress.stop()
         test, val, spent = summary["test"], summary["val"], summary["privacy"]
-        scores = Table(box=None, pad_edge=False)
-        scores.add_column("finding")
-        scores.add_column("AUROC", justify="right")
-        scores.add_column("AUPRC", justify="right")
-        scores.add_column("patients with", justify="right")
-        for target, value in test["auroc"].items():
-            ill = f"{test['patients_with'][target]:,}"
-            scores.add_row(_text(target), f"{value:.3f}", f"{test['auprc'][target]:.3f}", ill)
-        scores.add_section()
-        scores.add_row(
-            "[bold]macro",
-            f"[bold]{_number(test['macro_auroc'])}",
-            _number(test["macro_auprc"]),
-            f"{len(test['auroc'])} findings",
-        )
         facts = Table.grid(padding=(0, 2))
-        if test["without_both_classes"]:
+        if test and test["without_both_classes"]:
             facts.add_row(
                 "not scored", _text(", ".join(test["without_both_classes"]) + " (one class only)")
             )
@@ -101,8 +87,8 @@ class Console:
         private = spent["unit"] and named(spent["unit"]).rows  # what a client's training protects
         withheld = private and unseen
         facts.add_row("clients", "scores withheld" if withheld else _spread(val))
-        facts.add_row("test", _text(_tested(test)))
-        if len(test["by_site"]) > 1:
+        facts.add_row("test", _text(_tested(test) if test else UNTESTED))
+        if test and len(test["by_site"]) > 1:
             facts.add_row("sites", _text(_sites(test)))
         for name, value in _guarantees(spent):
             facts.add_row(name, _text(value, "red" if value == REFUTED else ""))
@@ -117,8 +103,30 @@ class Console:
         )
         facts.add_row("weights", f"sha256 {summary['model_sha256'][:16]}…")
         facts.add_row("run", _text(str(summary["run_dir"])))
-        title = _text(f"{summary['name']} · test patients · {summary['status']}")
-        self.rich.print(Panel(Group(scores, "", facts), title=title, expand=False))
+        whose = "test" if test else "validation"
+        title = _text(f"{summary['name']} · {whose} patients · {summary['status']}")
+        shown = Group(_scores(test), "", facts) if test else facts
+        self.rich.print(Panel(shown, title=title, expand=False))
+
+
+def _scores(test: dict[str, Any]) -> Table:
+    """Return a row a finding, and their means."""
+    scores = Table(box=None, pad_edge=False)
+    scores.add_column("finding")
+    scores.add_column("AUROC", justify="right")
+    scores.add_column("AUPRC", justify="right")
+    scores.add_column("patients with", justify="right")
+    for target, value in test["auroc"].items():
+        ill = f"{test['patients_with'][target]:,}"
+        scores.add_row(_text(target), f"{value:.3f}", f"{test['auprc'][target]:.3f}", ill)
+    scores.add_section()
+    scores.add_row(
+        "[bold]macro",
+        f"[bold]{_number(test['macro_auroc'])}",
+        _number(test["macro_auprc"]),
+        f"{len(test['auroc'])} findings",
+    )
+    return scores
 
 
 def _note(rows: Sequence[MetricRow]) -> str:

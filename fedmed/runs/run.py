@@ -1,6 +1,5 @@
 """Run directories as a table finds them: what was asked for, what came of it, and its hashes."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +12,10 @@ from safetensors.numpy import load_file
 
 from fedmed.config import identity, parse
 from fedmed.core.errors import FedmedError
-from fedmed.core.files import damaged
 from fedmed.evaluation.bootstrap import REPLICATES, Scored, score
 from fedmed.evaluation.predictions import Predictions
 from fedmed.privacy.ledger import Ledger
+from fedmed.runs import evaluations
 from fedmed.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -70,14 +69,24 @@ class Run:
         return here.summary() or {}
 
     @cached_property
-    def audit(self) -> dict[str, Any]:
-        """The content of ``audit.json``, empty if the run was not audited.
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """What ``fedmed evaluate`` and ``fedmed audit`` left, by name of the evaluation.
 
-        ``epsilon`` is the largest of its lower bounds, of whatever access.
+        Of each its ``result``, its ``section`` of a report and the ``access`` of an attacker, None
+        where it has none.
+
+        Raises:
+            FedmedError: if a file of them is damaged, or of another model than the run's.
         """
-        found = self._json("audit.json")
-        bounds = [bound["epsilon"] for bound in found.get("one_run", {}).values()]
-        return found | {"epsilon": max(bounds)} if bounds else found
+        return evaluations.read(self.folder, self.summary.get("model_sha256"))
+
+    @property
+    def audit(self) -> dict[str, Any]:
+        """The result of ``fedmed audit``, empty if the run was not audited.
+
+        ``epsilon`` is the largest of its lower bounds, of whatever access; there may be none.
+        """
+        return cast(dict[str, Any], self.evaluations.get("audit", {}).get("result", {}))
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -89,8 +98,10 @@ class Run:
         """The final model's scores on the test images, and their labels.
 
         Raises:
-            FedmedError: if there are none yet, or they are not those of the summary.
+            FedmedError: if there are none yet, or they are not those of the summary, or the run has
+                no test scores.
         """
+        self._check_whole()
         return Predictions.read(RunDirectory(self.folder).check("predictions.parquet"))
 
     @cached_property
@@ -119,18 +130,20 @@ class Run:
         batch that they are given, as they did when the test split was scored.
 
         Raises:
-            FedmedError: if the run is not finished, or its model is not that of the summary.
+            FedmedError: if the run is not finished, or its model is not that of the summary, or
+                parts of it never left the clients.
         """
         from fedmed import models  # torch, which looking at runs does not need
 
         if self.status != FINISHED:
             raise FedmedError(f"{self.folder}: the run is {self.status}; finish it first")
+        self._check_whole()
         config = parse(OmegaConf.create(self.config), build=False)
         drawn = config.model.model_copy(update={"weights": None})
         network = models.build(drawn, config.seed, config.norm)
         path = RunDirectory(self.folder).check("checkpoint/model.safetensors")
         models.load(network, load_file(path))
-        if config.strategy.state == "parameters":
+        if config.strategy.keeps_statistics:
             models.use_batch_statistics(network)
         return network.eval()
 
@@ -139,6 +152,14 @@ class Run:
         """Finished, failed, or unfinished, be it running or cut off."""
         status = self.summary.get("status")
         return status if status in (FINISHED, FAILED) else UNFINISHED
+
+    @property
+    def tested(self) -> bool:
+        """Whether it is finished and was scored on the test patients.
+
+        Where parameters stay with the clients (``strategy.state``), nobody else has a whole model.
+        """
+        return self.status == FINISHED and bool(self.summary["test"])
 
     @property
     def run_id(self) -> str:
@@ -186,25 +207,22 @@ class Run:
             if key not in unknown and mine.get(key) != theirs.get(key)
         ]
 
+    def _check_whole(self) -> None:
+        if self.status == FINISHED and not self.tested:
+            raise FedmedError(
+                f"{self.folder}: has no whole model and no test scores: parameters stay with the "
+                "clients (strategy.state); what counts is val.mean"
+            )
+
     def _came(self, key: str) -> Any:
-        if key.startswith("audit."):
-            return _walk(self.audit, key.removeprefix("audit."))
+        name, _, rest = key.partition(".")
+        if rest and name not in self.summary and name in self.evaluations:
+            return _walk(self.evaluations[name]["result"], rest)
         return _walk(self.summary, key)
 
     def _load(self, resolve: bool) -> dict[str, Any]:
         loaded = OmegaConf.create(RunDirectory(self.folder).composed())
         return cast(dict[str, Any], OmegaConf.to_container(loaded, resolve=resolve))
-
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        try:
-            return (
-                cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-                if path.exists()
-                else {}
-            )
-        except ValueError:
-            raise damaged(path, "it is no JSON") from None
 
 
 def find(folders: Sequence[Path]) -> list[Run]:

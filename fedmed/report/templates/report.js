@@ -351,7 +351,7 @@ function seen() {
 
 function choose(runs) {
   const before = chosen.value;
-  const best = runs.filter((run) => run.status === "finished").sort((a, b) => b.auroc - a.auroc);
+  const best = runs.filter((run) => run.findings).sort((a, b) => b.auroc - a.auroc);
   chosen.replaceChildren(...best.map((run) => html("option", { value: run.id }, named(run))));
   if (best.some((run) => run.id === before)) chosen.value = before;
   dive();

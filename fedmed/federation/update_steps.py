@@ -1,0 +1,116 @@
+"""What is done to an update on its way from a client to the server, a step at a time.
+
+A client takes the steps in their order: what it has learnt is split into what travels and what it
+keeps, then changed by the steps that the strategy names (``strategy.local``). The server undoes
+them in reverse, reply by reply, before it aggregates.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from flwr.app import Message, RecordDict
+
+from fedmed.config import Strategy
+from fedmed.core.errors import ConfigError
+from fedmed.federation.messages import ARRAYS, KEPT
+from fedmed.flower.arrays import record_of
+from fedmed.training.hooks import LocalHooks
+
+
+class UpdateStep:
+    """One change to an update: made at the client, undone at the server.
+
+    A step is made anew for each message; what a client must remember of it from round to round is
+    in ``state``, which never leaves the client and is checkpointed. What leaves has arrays of the
+    names, types and shapes that were sent, beside what ``metrics`` and ``records`` announce: the
+    server takes nothing else.
+
+    Attributes:
+        metrics: the names of the metrics that :meth:`encode` adds.
+        records: the config records that it adds, and the names of the finite numbers in each.
+    """
+
+    metrics: frozenset[str] = frozenset()
+    records: Mapping[str, frozenset[str]] = MappingProxyType({})
+
+    def encode(self, sent: RecordDict, content: RecordDict, state: RecordDict, seed: int) -> None:
+        """Change what travels, in place, at the client.
+
+        Args:
+            sent: what the server sent: global arrays (``arrays``) and its ``config``.
+            content: the reply as the step before has left it: ``arrays`` and ``metrics``.
+            state: the client's own, kept from round to round.
+            seed: of what is random in it; of this configuration, round and client alone.
+        """
+
+    def decode(self, sent: RecordDict, content: RecordDict) -> None:
+        """Change what has come, in place, at the server.
+
+        Args:
+            sent: what this client was sent.
+            content: its reply as the step after has left it, already held against what is due.
+        """
+
+
+class SharedArrays(UpdateStep):
+    """Keeps at the client what is not shared (``strategy.state``); the server never has it.
+
+    Args:
+        names: of the arrays that travel.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+
+    def encode(self, sent: RecordDict, content: RecordDict, state: RecordDict, seed: int) -> None:
+        """Move what stays from the reply into the client's state."""
+        arrays = content.array_records[ARRAYS]
+        shared = {name: array for name, array in arrays.items() if name in self._names}
+        if kept := {name: array for name, array in arrays.items() if name not in self._names}:
+            state[KEPT] = record_of(kept)
+        content[ARRAYS] = record_of(shared)
+
+
+def local_of(strategy: Strategy) -> tuple[LocalHooks, list[UpdateStep]]:
+    """Return what a strategy changes in local training, and the steps that it names, in order.
+
+    Raises:
+        ConfigError: if ``strategy.local`` names something else, or several hooks.
+    """
+    hooks, steps = [], []
+    for component in strategy.locals:
+        built = component.build()
+        if not isinstance(built, LocalHooks | UpdateStep):
+            raise ConfigError(f"strategy.local: {component.target} is no LocalHooks or UpdateStep")
+        if isinstance(built, LocalHooks):
+            hooks.append(built)
+        if isinstance(built, UpdateStep):
+            steps.append(built)
+    if len(hooks) > 1:
+        raise ConfigError(f"strategy.local: takes one LocalHooks, got {len(hooks)}")
+    return (hooks[0] if hooks else LocalHooks()), steps
+
+
+def encode(
+    steps: Sequence[UpdateStep], sent: RecordDict, content: RecordDict, state: RecordDict, seed: int
+) -> None:
+    """Take all steps at the client, in order; see :meth:`UpdateStep.encode`."""
+    for step in steps:
+        step.encode(sent, content, state, seed)
+
+
+def decode(
+    steps: Sequence[UpdateStep], messages: Iterable[Message], replies: Iterable[Message]
+) -> Iterator[Message]:
+    """Yield the replies with all steps undone, in reverse, each as it comes.
+
+    Args:
+        steps: in the order in which a client takes them.
+        messages: to the clients, at most one to each.
+        replies: to them, each held against what is due.
+    """
+    sent = {message.metadata.dst_node_id: message.content for message in messages}
+    for reply in replies:
+        for step in reversed(steps):
+            step.decode(sent[reply.metadata.src_node_id], reply.content)
+        yield reply
