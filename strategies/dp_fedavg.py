@@ -27,12 +27,11 @@ content differs, have the same cohort in the first round, with noise of their ow
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import torch
 from flwr.app import (
     ArrayRecord,
     ConfigRecord,
@@ -43,25 +42,29 @@ from flwr.app import (
 )
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from numpy.typing import NDArray
 from pydantic import Field
 
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
 from fedmed.core.units import SENSITIVITY
-from fedmed.federation.messages import ARRAYS, CONFIG, RELEASE
-from fedmed.federation.update_steps import UpdateStep
-from fedmed.flower.arrays import decoded, record_of
+from fedmed.federation.messages import RELEASE
+from fedmed.flower.arrays import decoded
 from fedmed.flower.strategies import Aggregation
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
 from fedmed.privacy.noise import Source, source
+from fedmed.strategies.noisy_update import (
+    CLIPPING,
+    CPU,
+    Mechanism,
+    Noise,
+    NonNegative,
+    Positive,
+    Quantile,
+    Update,
+    gaussian,
+)
 
-Noise = Literal["central", "distributed", "local"]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Quantile = Annotated[float, Field(ge=0, le=1)] | None
-Update = dict[str, NDArray[np.float64]]
 ASSUMPTIONS: dict[Noise, str] = {
     "central": "the server is trusted with each update; who joined a round stays its secret",
     "distributed": "the server sees only the sum of a cohort's updates (secure aggregation, which "
@@ -69,120 +72,6 @@ ASSUMPTIONS: dict[Noise, str] = {
     "local": "each update is noisy before it leaves its client: no server is trusted",
 }
 CLIP_LR, COUNT_NOISE = 0.2, 1.0  # of a clipping norm that adapts
-CPU = torch.device("cpu")
-CLIPPING = "clipping"  # the record of a reply that says whether the update was below the norm
-
-
-@dataclass(frozen=True)
-class Mechanism:
-    """How updates are made private: what the server and its clients must hold alike.
-
-    Attributes:
-        noise: where the noise is added.
-        noise_multiplier: z, the noise's standard deviation over the clipping norm.
-        quantile: γ, the share of the updates that the clipping norm shall not cut; None fixes it.
-        count_noise: σ_b, the noise's standard deviation on the number of updates not cut.
-        secure_noise: whether noise comes from the operating system, not from a seed.
-
-    Raises:
-        ConfigError: if the count's noise is so small that it alone costs more than z.
-    """
-
-    noise: Noise
-    noise_multiplier: NonNegative
-    quantile: Quantile
-    count_noise: Positive
-    secure_noise: bool = False
-
-    def __post_init__(self) -> None:
-        _ = self.update_noise
-
-    @property
-    def update_noise(self) -> float:
-        """The noise multiplier of the updates, which leaves room for that of the clipped count.
-
-        The two together cost what z costs alone: (z⁻² - (2σ_b)⁻²)^-½ (Andrew et al. 2021, theorem
-        1). The 2 is there because each client counts as plus or minus a half.
-        """
-        z, of_count = self.noise_multiplier, self.count_noise
-        if self.quantile is None or z == 0:
-            return z
-        if 2 * of_count <= z:
-            raise ConfigError(
-                "strategy.count_noise: must be more than half of strategy.noise_multiplier "
-                f"({z:g}), or the count alone spends more; got {of_count:g}"
-            )
-        return 1 / math.sqrt(z**-2 - (2 * of_count) ** -2)
-
-
-def clip(arrays: ArrayRecord, start: ArrayRecord, norm: float) -> tuple[Update, float]:
-    """Return the update from ``start`` to ``arrays``, clipped, and its vote on the norm.
-
-    The vote is ½ if the update's L2 norm, over all arrays together, is at most ``norm``, else -½.
-    """
-    origin = from_record(start)
-    update = {k: w.astype(np.float64) - origin[k] for k, w in from_record(arrays).items()}
-    length = math.sqrt(sum(float(np.square(step).sum()) for step in update.values()))
-    if length <= norm:
-        return update, 0.5
-    return {k: step * (norm / length) for k, step in update.items()}, -0.5
-
-
-def gaussian(shapes: Mapping[str, NDArray[Any]], deviation: float, draws: Source) -> Update:
-    """Return noise in the shapes of some arrays."""
-    return {
-        k: deviation * draws.normal(w.size).numpy().astype(np.float64).reshape(w.shape)
-        for k, w in shapes.items()
-    }
-
-
-@dataclass(frozen=True)
-class NoisyUpdate(Mechanism, UpdateStep):
-    """Clips each update, and adds the client's noise, on the side where both belong.
-
-    For ``central`` noise the server clips, as it decodes. Else the client does, as it encodes, and
-    adds its noise, so that what travels is already noisy. Its arguments are the mechanism's.
-    """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.noise != "central" and self.quantile is not None:
-            object.__setattr__(self, "records", {CLIPPING: frozenset({"vote"})})
-
-    def encode(self, sent: RecordDict, content: RecordDict, state: RecordDict, seed: int) -> None:
-        """Replace the trained arrays by the global ones plus the clipped, noisy update."""
-        if self.noise == "central":
-            return
-        start, config = sent.array_records[ARRAYS], sent.config_records[CONFIG]
-        norm, cohort = float(str(config["clip-norm"])), int(str(config["cohort"]))
-        share = 1.0 if self.noise == "local" else 1 / math.sqrt(cohort)
-        update, vote = clip(content.array_records[ARRAYS], start, norm)
-        settings = [self.noise, self.update_noise, self.quantile, self.count_noise, norm, cohort]
-        draws = source(
-            seed_of(seed, "update"), CPU, self.secure_noise, settings, start, update, vote
-        )
-        noise = gaussian(update, share * self.update_noise * norm, draws)
-        noisy = {k: w + update[k] + noise[k] for k, w in from_record(start).items()}
-        content[ARRAYS] = to_record({k: w.astype(np.float32) for k, w in noisy.items()})
-        if self.quantile is not None:
-            vote += share * self.count_noise * float(draws.normal(1))
-            content[CLIPPING] = ConfigRecord({"vote": vote})
-
-    def decode(self, sent: RecordDict, content: RecordDict) -> None:
-        """Replace the arrays by the client's share of the sum: its clipped step, float64.
-
-        Its vote on the clipping norm is in the record :data:`CLIPPING`, 0 where the norm is fixed.
-        """
-        arrays, start = content.array_records[ARRAYS], sent.array_records[ARRAYS]
-        if self.noise == "central":
-            norm = float(str(sent.config_records[CONFIG]["clip-norm"]))
-            update, vote = clip(arrays, start, norm)
-        else:
-            update, _ = clip(arrays, start, math.inf)  # the client has clipped it
-            adapts = self.quantile is not None
-            vote = float(str(content.config_records[CLIPPING]["vote"])) if adapts else 0.0
-        content[ARRAYS] = record_of(update)
-        content[CLIPPING] = ConfigRecord({"vote": vote})
 
 
 class DPFedAvg(FedAvg):

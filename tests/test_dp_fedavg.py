@@ -23,7 +23,8 @@ from fedmed.federation.update_steps import decode
 from fedmed.flower import process, serialization
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
-from fedmed.strategies.dp_fedavg import DPFedAvg, Mechanism, NoisyUpdate
+from fedmed.strategies.dp_fedavg import DPFedAvg
+from fedmed.strategies.noisy_update import Mechanism, NoisyUpdate
 
 DELTA = 1e-5
 ORDERS = range(2, 64)

@@ -21,7 +21,7 @@ from fedmed.models import from_record, to_record
 from fedmed.privacy import mechanisms
 from fedmed.privacy.noise import Seeded, _generator, source
 from fedmed.privacy.release import Released, patient_counts
-from fedmed.strategies.dp_fedavg import CLIPPING
+from fedmed.strategies.noisy_update import CLIPPING
 from fedmed.training.dpsgd import train as dpsgd
 from fedmed.training.dpsgd.sampling import Draw, Sampler
 from fedmed.training.hooks import LocalHooks
