@@ -294,6 +294,20 @@ def test_a_stream_that_is_cut_off_is_no_half_grey_picture(
         pixels.read(tmp_path / "b.dcm")
 
 
+@needs_dcmtk
+@pytest.mark.parametrize("encoding", ["JPEG baseline", "JPEG extended"])
+def test_a_lossy_stream_of_other_bits_than_the_header_says_is_no_dark_picture(
+    encoding: str, tmp_path: Path
+) -> None:
+    bits, encode = ENCODINGS[encoding]
+    encode(scan(tmp_path / "source.dcm", phantom(bits), bits), tmp_path / "a.dcm")
+    data = dcmread(tmp_path / "a.dcm")
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+    data.save_as(tmp_path / "b.dcm")
+    with pytest.raises(UnreadableImage, match="other bits than its header says"):
+        pixels.read(tmp_path / "b.dcm")
+
+
 def test_deflated_files_are_not_inflated() -> None:
     with pytest.raises(UnreadableImage, match="deflated"):
         pixels.read(SHIPPED / "image_dfl.dcm")

@@ -29,6 +29,8 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
     RLELossless,
@@ -44,6 +46,7 @@ VIEW_POSITION = 0x00185101
 FILE_BYTES = 4 * window.LARGEST
 VIEWS = {"PA": "PA", "AP": "AP", "LL": "LATERAL", "RL": "LATERAL", "LATERAL": "LATERAL"}
 YEARS = {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
+LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit)  # whose bits are the scale of what they show
 Patterns = NDArray[np.unsignedinteger[Any]]
 
 
@@ -177,6 +180,8 @@ def _patterns(header: Dataset, rows: int, columns: int) -> Patterns:
     cells: NDArray[Any]
     if syntax in JPEGTransferSyntaxes:
         jpeg.check_complete(stream)
+        if syntax in LOSSY and jpeg.frame(stream)[0] != header.BitsStored:
+            raise UnreadableImage("its compressed pixels have other bits than its header says")
         cells = imagecodecs.jpeg8_decode(stream)
     elif syntax in JPEGLSTransferSyntaxes:
         cells = imagecodecs.jpegls_decode(stream)
@@ -209,7 +214,7 @@ def _stream_size(stream: bytes) -> tuple[int, int] | None:
     A decoder makes room for as many before it meets the first pixel.
     """
     if stream.startswith(jpeg.START):
-        return jpeg.size(stream)
+        return jpeg.frame(stream)[1:]
     start = stream.find(b"\xff\x4f\xff\x51")  # JPEG 2000's SOC and SIZ, boxed or not
     if start < 0:
         return None

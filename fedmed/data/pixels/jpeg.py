@@ -12,8 +12,8 @@ FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF markers, and JPE
 LONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 
 
-def size(stream: bytes) -> tuple[int, int]:
-    """Return the rows and columns that a stream claims.
+def frame(stream: bytes) -> tuple[int, int, int]:
+    """Return the bits of a sample, the rows and the columns that a stream claims.
 
     Raises:
         UnreadableImage: if it has no frame.
@@ -21,8 +21,8 @@ def size(stream: bytes) -> tuple[int, int]:
     """
     for marker, at in _segments(stream):
         if marker in FRAMES:
-            rows, columns = struct.unpack_from(">HH", stream, at + 5)
-            return rows, columns
+            bits, rows, columns = struct.unpack_from(">BHH", stream, at + 4)
+            return bits, rows, columns
     raise UnreadableImage("its JPEG stream has no frame")
 
 
