@@ -19,6 +19,7 @@ from fedmed.experiment.accounts import Accounts
 from fedmed.experiment.data import Data
 from fedmed.federation.exchange import Exchange
 from fedmed.federation.messages import RunContext
+from fedmed.federation.protocol import Participants, Protocol
 from fedmed.federation.replies import TRAINED, VALIDATED, Terms
 from fedmed.federation.rounds import Federation
 from fedmed.federation.update_steps import UpdateStep, local_of
@@ -105,22 +106,21 @@ def opened_federation(
     engines = opened(config.runner, own, images, len(data.test), console.warn, grid, hospitals)
     with engines as (engine, score):
         run = told if hospitals else own
-        yield Federation(
+        participants = Participants(
             config,
             strategy,
             Exchange(engine, run, config.faults, console.client_done, console.warn),
             steps,
-            score,
             _terms(config, data, accounts.plan, steps),
-            data.truth,
             frozenset(validating),
             accounts.plan,
             accounts.ledger,
             accounts.budget,
             fingerprint(config.sha256, sizes),
-            run_dir.checkpoint,
             console.warn,
         )
+        protocol: Protocol = config.protocol.build()
+        yield Federation(protocol, participants, score, data.truth, run_dir.checkpoint)
 
 
 def _terms(
