@@ -141,7 +141,7 @@ def test_claimed_and_audited_epsilon_share_a_cell(runs: list[Run], tmp_path: Pat
     told = summary(private) | {"privacy": {"unit": "patient", "epsilon": 4.0, "delta": 1e-5}}
     told.pop("sha256")  # of what it said before
     RunDirectory(private).write_summary(told)
-    left = {"version": 1, "model_sha256": told["model_sha256"], "access": None, "section": None}
+    left = {"format": 1, "model_sha256": told["model_sha256"], "access": None, "section": None}
     (private / "evaluations").mkdir()
     written = json.dumps(left | {"result": {"epsilon": 1.37}})
     (private / "evaluations" / "audit.json").write_text(written)
