@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def nih_root() -> Path:
 
 
 @pytest.fixture
-def nih_standin(tmp_path: Path) -> Iterator[Path]:
+def nih_standin(tmp_path: Path) -> Path:
     """The layout of NIH's download around the first rows of its real label table.
 
     The images are noise: what is tried is everything but the learning.
@@ -161,7 +161,7 @@ def metrics(folder: Path) -> pd.DataFrame:
 
 def summary(folder: Path) -> dict[str, Any]:
     """Read a run's ``summary.json``."""
-    return json.loads((folder / "summary.json").read_text())
+    return dict(json.loads((folder / "summary.json").read_text()))
 
 
 def tiny_network(seed: int = 0) -> nn.Module:

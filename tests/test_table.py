@@ -98,8 +98,8 @@ def test_the_selection_rule_is_named_and_an_oracle_is_called_one(runs: list[Run]
             assert val[round_] == val.max()
             test = rows.query("scope == 'test'").set_index("round")["value"]
             assert value == pytest.approx(test[round_])
-    for one, other in zip(tables["oracle"].cells, tables["last"].cells, strict=True):
-        assert one.values["test.macro_auroc"] >= other.values["test.macro_auroc"]
+    for best_of, last in zip(tables["oracle"].cells, tables["last"].cells, strict=True):
+        assert best_of.values["test.macro_auroc"] >= last.values["test.macro_auroc"]
 
 
 def test_means_over_other_findings_are_told_apart(runs: list[Run], tmp_path: Path) -> None:
