@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from dp_accounting import ComposedDpEvent, GaussianDpEvent, PoissonSampledDpEven
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 from scipy import stats
 
 from fedmed.config import compose
@@ -44,6 +45,11 @@ class Nodes:
         return list(range(1, self.n + 1))
 
 
+def grid(n: int) -> Grid:
+    """Return so many nodes as what a strategy takes."""
+    return cast(Grid, Nodes(n))
+
+
 def strategy(z: float, clip: float = 1.0, q: float = 1.0, **more: Any) -> DPFedAvg:
     return DPFedAvg(q, z, clip, DELTA, seed=0, weighted_by_key="weight", **more)
 
@@ -59,7 +65,7 @@ def exchange(
     """Return what the server sends, and what comes back as it travels."""
     process.host()
     sent = []
-    orders = list(dp.configure_train(round_, to_record(start), ConfigRecord(), Nodes(len(updates))))
+    orders = list(dp.configure_train(round_, to_record(start), ConfigRecord(), grid(len(updates))))
     for order in orders:
         client = order.metadata.dst_node_id - 1
         moved = to_record({k: v + np.float32(updates[client]) for k, v in start.items()})
@@ -163,7 +169,7 @@ def test_each_client_joins_with_probability_q() -> None:
     dp = strategy(1.0, q=0.3)
     start = to_record(SMALL)
     cohorts = [
-        [m.metadata.dst_node_id for m in dp.configure_train(r, start, ConfigRecord(), Nodes(4))]
+        [m.metadata.dst_node_id for m in dp.configure_train(r, start, ConfigRecord(), grid(4))]
         for r in range(2000)
     ]
     counts = [sum(node in cohort for cohort in cohorts) for node in (1, 2, 3, 4)]
