@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 
 from fedmed import models
 from fedmed.client.context import ClientContext, context_of
+from fedmed.client.enforcement import enforce
 from fedmed.client.fault_injection import inject
 from fedmed.client.redaction import redact_errors
 from fedmed.client.state import at_rest
@@ -19,11 +20,13 @@ from fedmed.core.records import EXAMPLES, WEIGHT
 from fedmed.core.seeding import seed_of
 from fedmed.data.examples import predict
 from fedmed.deployment import node_data
+from fedmed.deployment.home import Home
 from fedmed.evaluation import metrics
 from fedmed.federation.messages import (
     ARRAYS,
     CONFIG,
     DESCRIBE,
+    HOME,
     KEPT,
     METRICS,
     NODE_REPORT,
@@ -40,7 +43,7 @@ from fedmed.training.dpsgd import train as dpsgd
 app = ClientApp()
 
 
-@app.train(mods=[redact_errors, at_rest, inject])
+@app.train(mods=[redact_errors, enforce, at_rest, inject])
 def train(message: Message, context: Context) -> Message:
     """Train on the client's training patients and return its weights."""
     own, spec = _open(message, context)
@@ -80,7 +83,7 @@ def train(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
-@app.evaluate(mods=[redact_errors, at_rest, inject])
+@app.evaluate(mods=[redact_errors, enforce, at_rest, inject])
 def evaluate(message: Message, context: Context) -> Message:
     """Score the global weights on the client's validation patients."""
     own, spec = _open(message, context)
@@ -100,7 +103,7 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(RecordDict({METRICS: values}), reply_to=message)
 
 
-@app.query(DESCRIBE.partition(".")[2], mods=[redact_errors])
+@app.query(DESCRIBE.partition(".")[2], mods=[redact_errors, enforce])
 def describe(message: Message, context: Context) -> Message:
     """Tell who this hospital is and how many patients and images it has.
 
@@ -109,8 +112,9 @@ def describe(message: Message, context: Context) -> Message:
     run = RunContext.of(message, context)
     task = wire.loads(run.config, run.config_sha256)
     targets = tuple(task.dataset.arguments["targets"]) if Disclosure.of(task).counts else ()
-    client, folder = context.node_config["partition-id"], Path(str(context.node_config["data"]))
-    report = ConfigRecord({"client": int(str(client)), **node_data.describe(folder, targets)})
+    home = Home.opened(Path(str(context.node_config[HOME])))
+    told = node_data.describe(home.data, targets, home.keyed)
+    report = ConfigRecord({"client": home.policy.client, **told})
     return Message(RecordDict({NODE_REPORT: report}), reply_to=message)
 
 

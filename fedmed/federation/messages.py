@@ -32,6 +32,12 @@ KEPT = "buffers"  # its own arrays, which never travel; as files have called the
 
 DESCRIBE = "query.describe"  # the type of the message that asks for it
 
+# Keys of a node's config
+HOME = "home"  # the folder of a hospital's policy, data and keys
+#: By one of these a node is known as simulated, and then goes by the paths that it is told: the
+#: first is set by the engines here, the second by Flower's own simulation.
+SIMULATED = ("simulated", "num-partitions")
+
 # Codes of a reply that is an error
 RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 DIED: int = ErrorCode.CLIENT_APP_CRASHED
@@ -52,6 +58,13 @@ class DroppedOut(Exception):
 
     def __init__(self) -> None:
         super().__init__(self.WORDS)
+
+
+def is_simulated(context: Context) -> bool:
+    """Return whether a node is simulated, by its own config, which no message can change."""
+    return HOME not in context.node_config and any(
+        name in context.node_config for name in SIMULATED
+    )
 
 
 @dataclass(frozen=True)
@@ -83,24 +96,30 @@ class RunContext:
     def of(cls, message: Message, context: Context) -> Self:
         """Return what a message tells, with what is the node's own in its place.
 
-        A hospital's node config says where its files are (``data``, ``states``) and, if it does,
-        which ``device`` it computes on.
+        A hospital's node config says where its ``home`` is and, if it does, which ``device`` it
+        computes on.
 
         Raises:
-            FedmedError: if the message is another version's.
+            FedmedError: if the message is another version's, or the node is no simulated one and
+                has no home: it would go by paths of the server's choice.
         """
         run = cls(**_read(message, RUN, cls))
         own = context.node_config
-        if "data" not in own:
+        if is_simulated(context):
             return run
-        folder = Path(str(own["data"]))
+        if HOME not in own:
+            raise FedmedError(
+                f"this node has no {HOME} in its config, and so no policy: it answers nothing; "
+                "fedmed hospital init makes one, fedmed hospital start a node with it"
+            )
+        home = Path(str(own[HOME]))
         return replace(
             run,
             device=str(own.get("device", run.device)),
-            store=str(folder),
-            table=str(folder / "table.parquet"),
-            partition=str(folder / "partition.csv"),
-            states=str(own.get("states", folder / "states")),
+            store=str(home / "data"),
+            table=str(home / "data" / "table.parquet"),
+            partition=str(home / "data" / "partition.csv"),
+            states=str(home / "states"),
         )
 
 
@@ -140,7 +159,7 @@ class TaskSpec(_Turn):
         """
         task = cls(**_read(message, TASK, _Turn), run=RunContext.of(message, context))
         own = context.node_config.get("partition-id")
-        if "data" in context.node_config and own != task.client:
+        if not is_simulated(context) and own != task.client:
             raise FedmedError(f"a message to client {task.client} came to client {own}")
         return task
 
