@@ -40,6 +40,7 @@ GROUPS = (
     "runner",
     "faults",
     "tracking",
+    "anchor",
     "hydra/launcher",
 )
 ADDED = ("experiment", "paper")

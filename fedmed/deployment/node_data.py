@@ -132,6 +132,8 @@ def describe(folder: Path, targets: Sequence[str]) -> dict[str, int | str]:
         **{trained(unit): int(unit.keys(images)[train].nunique()) for unit in trainable()},
         "val_images": int((~train).sum()),
         "data_sha256": own.sha256,
+        "table_sha256": table_sha256(own.table),
+        "pixels_sha256": own.pixels_sha256,
         "partition_sha256": partition.sha256(whose),
         **{target: int(n) for target, n in zip(targets, positive, strict=True)},
     }

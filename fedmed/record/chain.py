@@ -15,7 +15,7 @@ from typing import Any
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import damaged
 from fedmed.record import lines, merkle
-from fedmed.record.hashes import canonical
+from fedmed.core.jsontext import canonical
 from fedmed.record.merkle import Head
 
 FORMAT = 1  # of a record; counted up when an older version could read another meaning in it

@@ -5,7 +5,6 @@ of ``metrics.csv``. So two engines that give the same result give the same hashe
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,16 +14,6 @@ from numpy.typing import NDArray
 from fedmed.core.records import MetricRow, csv_lines
 from fedmed.core.seeding import fingerprint
 from fedmed.flower.arrays import Undecodable, decoded
-
-
-def canonical(tree: Any) -> bytes:
-    """Return the one JSON text of a tree: ASCII, sorted keys, no space, nothing that is not finite.
-
-    Raises:
-        ValueError: of a number that is not finite.
-    """
-    text = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("ascii")
 
 
 def of_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.files import damaged
 from fedmed.record import lines
-from fedmed.record.hashes import canonical
+from fedmed.core.jsontext import canonical
 from fedmed.record.merkle import Head
 
 SERVER, HOSPITAL = "server", "hospital"  # who signs
