@@ -1,4 +1,4 @@
-"""Hashes of each client's data, the same whether the hospital tells them or a simulation finds them."""
+"""Hashes of each client's data: the same told by its hospital and found by a simulation."""
 
 from collections.abc import Mapping
 from typing import TypedDict

@@ -12,8 +12,8 @@ from fedmed.core.files import damaged
 from fedmed.core.jsontext import plain
 from fedmed.core.records import MetricRow
 from fedmed.experiment.data import Data
+from fedmed.federation.asked import Asked
 from fedmed.federation.checkpoint import Checkpoint
-from fedmed.federation.exchange import Asked
 from fedmed.privacy import Ledger
 from fedmed.record import hashes, lines, signatures
 from fedmed.record.anchors import Anchor
@@ -136,9 +136,7 @@ class Recorder:
             "anchored": self._anchored.size if self._anchored else None,
         }
 
-    def _append(
-        self, state: Checkpoint, rows: Sequence[MetricRow], body: dict[str, Any]
-    ) -> None:
+    def _append(self, state: Checkpoint, rows: Sequence[MetricRow], body: dict[str, Any]) -> None:
         ledger, arrays = self._ledger, hashes.of_arrays(state.arrays)
         self.chain.append(
             {

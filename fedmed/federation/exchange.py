@@ -9,6 +9,7 @@ from flwr.app import Message, RecordDict
 
 from fedmed.config import Faults
 from fedmed.core.records import WEIGHT, MetricRow
+from fedmed.federation.asked import Asked
 from fedmed.federation.client_states import ClientStates
 from fedmed.federation.engine import Engine
 from fedmed.federation.messages import STATE, RunContext, TaskSpec
@@ -30,6 +31,7 @@ class Exchange:
     Attributes:
         states: which round's state each client has.
         bytes_down, bytes_up: array bytes sent to and received from clients so far.
+        asked: what was asked since the round began, and what came back.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Exchange:
         self.engine = engine
         self.states = ClientStates()
         self.bytes_down = self.bytes_up = 0
+        self.asked: list[Asked] = []
         self._run = run
         self._faults = faults
         self._on_client = on_client
@@ -66,10 +69,15 @@ class Exchange:
             self._say,
             terms,
         )
-        answers = self._exchange(round_, messages)
+        asked = Asked(scope, self._run.config_sha256, round_, filter_.excluded)
+        self.asked.append(asked)
+        answers = self._exchange(round_, messages, asked)
         return Replies(scope, filter_, filter_.accept(messages, answers))
 
-    def _exchange(self, round_: int, messages: Sequence[Message]) -> Iterator[Message]:
+    def _exchange(
+        self, round_: int, messages: Sequence[Message], asked: Asked
+    ) -> Iterator[Message]:
+        asked.sent({self.engine.client_of(m.metadata.dst_node_id): m for m in messages})
         tasks = {}
         for message in messages:
             node = message.metadata.dst_node_id
@@ -78,13 +86,15 @@ class Exchange:
             self.bytes_down += _array_bytes(message.content)
         for reply in self.engine.exchange(messages, tasks, self._faults.deadline):
             if not reply.has_error():
-                self._received(round_, reply)
+                self._received(round_, reply, asked)
             yield reply
 
-    def _received(self, round_: int, reply: Message) -> None:
-        """Count a reply's bytes, and take the state that its client has left."""
+    def _received(self, round_: int, reply: Message, asked: Asked) -> None:
+        """Count a reply's bytes, note what it is, and take the state that its client has left."""
+        client = self.engine.client_of(reply.metadata.src_node_id)
         if reply.content.pop(STATE, None):
-            self.states.adopt(self.engine.client_of(reply.metadata.src_node_id), round_)
+            self.states.adopt(client, round_)
+        asked.came(client, reply, self._say)
         self.bytes_up += _array_bytes(reply.content)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
@@ -22,6 +23,7 @@ from fedmed.evaluation import metrics
 from fedmed.evaluation.metrics import Floats
 from fedmed.federation import robust
 from fedmed.federation.aggregation import aggregate
+from fedmed.federation.asked import Asked
 from fedmed.federation.checkpoint import (
     Checkpoint,
     load_strategy_state,
@@ -45,6 +47,25 @@ OnUpdate = Callable[[int], Sequence[MetricRow]]
 OnRound = Callable[[int, Sequence[MetricRow]], None]
 
 
+class Record(Protocol):
+    """What binds the rounds, so that it can be shown later what was done."""
+
+    def begin(self, state: Checkpoint) -> None:
+        """Bind what the run begins with, and its first metrics."""
+
+    def resume(self, state: Checkpoint) -> None:
+        """See that what is bound is what a checkpoint was made with."""
+
+    def append(self, before: Checkpoint, state: Checkpoint, asked: Sequence[Asked]) -> str:
+        """Bind a round whose checkpoint is not yet on the disk, and return the head for it.
+
+        Args:
+            before: the state before the round.
+            state: after it.
+            asked: what clients were asked in it, and what came back.
+        """
+
+
 @dataclass
 class Federation:
     """Who takes part in the rounds.
@@ -63,6 +84,7 @@ class Federation:
         budget: pays for the clients' private training.
         release: what a private strategy's draws are keyed by: a hash of the configuration and of
             the clients' sizes, which a server knows whichever engine they run on.
+        record: keeps what was done, before it counts.
         checkpoint: the file.
         say: called with a line that a person should see.
     """
@@ -79,6 +101,7 @@ class Federation:
     ledger: Ledger
     budget: PrivacyBudget
     release: str
+    record: Record
     checkpoint: Path
     say: Callable[[str], None]
 
@@ -107,8 +130,10 @@ class Federation:
         exchange.states.resume(state.clients)
         if state.round:
             load_strategy_state(self.strategy, state.strategy)
+            self.record.resume(state)
         else:
             state = replace(state, metrics=self._test(0, to_record(state.arrays))[0])
+            self.record.begin(state)
             on_round(0, state.metrics)
         scores = None
         for round_ in range(state.round + 1, self.config.rounds + 1):
@@ -138,7 +163,8 @@ class Federation:
         self, round_: int, state: Checkpoint, on_update: OnUpdate
     ) -> tuple[Checkpoint, Floats | None]:
         started = time.perf_counter()
-        scores = None
+        before, scores = state, None
+        self.exchange.asked.clear()
         rows, arrays = self._train(round_, to_record(state.arrays))
         last = round_ == self.config.rounds or self._spent_out(round_ + 1)
         if round_ % self.config.evaluate_every == 0 or last:
@@ -159,6 +185,7 @@ class Federation:
             seconds=[*state.seconds, time.perf_counter() - started],
             surroundings=state.surroundings,
         )
+        state = replace(state, head=self.record.append(before, state, self.exchange.asked))
         state.save(self.checkpoint)
         self.exchange.states.commit()
         return state, scores

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import damaged
-from fedmed.record import lines
 from fedmed.core.jsontext import canonical
+from fedmed.record import lines
 from fedmed.record.merkle import Head
 
 Every = Annotated[int, Field(ge=1)]

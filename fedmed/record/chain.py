@@ -14,8 +14,8 @@ from typing import Any
 
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import damaged
-from fedmed.record import lines, merkle
 from fedmed.core.jsontext import canonical
+from fedmed.record import lines, merkle
 from fedmed.record.merkle import Head
 
 FORMAT = 1  # of a record; counted up when an older version could read another meaning in it
@@ -90,7 +90,7 @@ class Chain:
                 found[lowest := record["round"]] = record
         return dict(reversed(found.items()))
 
-    def bound(self) -> Iterator[Any]:
+    def bound(self) -> Iterator[dict[str, Any]]:
         """Yield the ledger's events that are bound so far, in their order."""
         for record in self.records:
             yield from record["events"]

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.files import damaged
-from fedmed.record import lines
 from fedmed.core.jsontext import canonical
+from fedmed.record import lines
 from fedmed.record.merkle import Head
 
 SERVER, HOSPITAL = "server", "hospital"  # who signs
