@@ -44,7 +44,7 @@ def test_a_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_or_is_none(tmp_path: Path) -> None:
-    with pytest.raises(AnchorError, match="is a directory|Is a directory"):
+    with pytest.raises(AnchorError, match="Is a directory"):
         FileAnchor(str(tmp_path)).publish(RUN, head(1))
     (tmp_path / "heads").write_text("[]\n")
     with pytest.raises(FedmedError, match="no file of heads"):
@@ -144,7 +144,7 @@ def test_gas(anchor: EthereumAnchor) -> None:
 
 def test_a_node_that_is_not_there_is_told_in_a_line(anchor: EthereumAnchor, account: Path) -> None:
     gone = EthereumAnchor("http://127.0.0.1:9", anchor.contract.address, str(account))
-    with pytest.raises(AnchorError, match="127.0.0.1:9") as error:
+    with pytest.raises(AnchorError, match=r"127\.0\.0\.1:9") as error:
         gone.publish(RUN, head(1))
     assert "\n" not in str(error.value)
     account.write_text("no key")

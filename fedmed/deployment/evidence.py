@@ -1,7 +1,7 @@
 """Hashes of each client's data: the same told by its hospital and found by a simulation."""
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pandas as pd
 
@@ -69,8 +69,6 @@ def _parts(
     """Return the images and the patients of each client, in the order of its own folder."""
     taking_part = assigned[~assigned["role"].isin(HELD_OUT)]
     client_of = table["patient"].map(taking_part.set_index("patient")["client"])
-    images = dict(iter(table.groupby(client_of)))
-    return {
-        int(client): (images.get(client, table[:0]), whose)
-        for client, whose in taking_part.groupby("client")
-    }
+    images: Any = dict(iter(table.groupby(client_of)))
+    patients: Any = taking_part.groupby("client")
+    return {int(client): (images.get(client, table[:0]), whose) for client, whose in patients}
