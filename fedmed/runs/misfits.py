@@ -128,19 +128,29 @@ def check_metrics(run_dir: RunDirectory, rounds: Rounds, finished: bool) -> None
         raise Misfit(path, "its rounds", "their order")
 
 
-def check_checkpoint(run_dir: RunDirectory, rounds: Rounds, finished: bool) -> Checkpoint | None:
-    """Hold the checkpoint against the record, and return it; None if none is due yet.
+def read_checkpoint(run_dir: RunDirectory, finished: bool) -> Checkpoint | None:
+    """Return the checkpoint; None if none is due yet.
 
     Raises:
-        FedmedError: if it is gone, damaged, or of other arrays or metrics.
+        FedmedError: if it is gone or damaged.
+    """
+    state = Checkpoint.load(run_dir.checkpoint)
+    if state is not None:
+        check_header(run_dir.checkpoint)
+    elif finished:
+        raise FedmedError(f"{run_dir.checkpoint}: is gone")
+    return state
+
+
+def check_checkpoint(
+    run_dir: RunDirectory, state: Checkpoint, rounds: Rounds, finished: bool
+) -> None:
+    """Hold the checkpoint against the record.
+
+    Raises:
+        FedmedError: if it is of another round, or has other arrays or metrics.
     """
     path, last = run_dir.checkpoint, max(rounds)
-    state = Checkpoint.load(path)
-    if state is None:
-        if finished:
-            raise FedmedError(f"{path}: is gone")
-        return None
-    check_header(path)
     if state.round not in rounds or (finished and state.round != last):
         raise Misfit(path, f"round {state.round}", "round")
     if hashes.of_arrays(state.arrays) != rounds[state.round]["arrays"]:
@@ -151,7 +161,6 @@ def check_checkpoint(run_dir: RunDirectory, rounds: Rounds, finished: bool) -> C
     for round_ in range(state.round + 1):
         if hashes.of_rows(of_round[round_]) != rounds[round_]["metrics"]:
             raise Misfit(path, f"round {round_}", "metrics")
-    return state
 
 
 def check_model(run_dir: RunDirectory, rounds: Rounds) -> str:

@@ -82,11 +82,9 @@ def verify(folder: Path, known: Known) -> Verdict:
     verdict.proven.append(f"{size} records, rounds 0 to {last}, head {verdict.head}")
     if superseded := size - len(rounds):
         verdict.proven.append(f"{superseded} of them are of attempts that others took the place of")
-    state = misfits.check_checkpoint(run_dir, rounds, finished)
+    state = misfits.read_checkpoint(run_dir, finished)
     if state:
         _check_head(chain, Head.parse(state.head), run_dir.checkpoint)
-        if state.round != last:
-            verdict.unproven.append(f"what came of the rounds after {state.round}")
     if finished:
         head = Head(summary["record"]["size"], summary["record"]["root"])
         _check_head(chain, head, run_dir.path / "summary.json", whole=True)
@@ -98,6 +96,10 @@ def verify(folder: Path, known: Known) -> Verdict:
         verdict.proven.append(f"the head {head.size}:{head.root[:16]}… that was given")
     config = misfits.check_configuration(run_dir, rounds[0])
     tables = misfits.check_data(run_dir, rounds[0])
+    if state:
+        misfits.check_checkpoint(run_dir, state, rounds, finished)
+        if state.round != last:
+            verdict.unproven.append(f"what came of the rounds after {state.round}")
     misfits.check_metrics(run_dir, rounds, finished)
     misfits.check_ledger(run_dir, list(chain.bound()), rounds, finished)
     if finished:
