@@ -1,7 +1,7 @@
 """A run's record as its rounds are done: what each binds, who signs it, and where heads go."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,11 @@ from typing import Any
 from fedmed.config import Config, identity, wire
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.files import damaged
-from fedmed.core.jsontext import plain
 from fedmed.core.records import MetricRow
 from fedmed.experiment.data import Data
 from fedmed.federation.asked import Asked
 from fedmed.federation.checkpoint import Checkpoint
-from fedmed.privacy import Ledger
+from fedmed.privacy import Event, Ledger
 from fedmed.record import hashes, lines, signatures
 from fedmed.record.anchors import Anchor
 from fedmed.record.chain import Chain
@@ -60,8 +59,8 @@ class Recorder:
             self.chain = Chain(run_dir.chain)
         self._signatures = Signatures(run_dir.signatures)
         self._standing = ""  # the hash of the arrays that the next round starts from
-        self._bound = len(bound := list(self.chain.bound()))
-        if bound != [plain(asdict(event)) for event in ledger.events[: self._bound]]:
+        self._bound = [Event(**event) for event in self.chain.bound()]
+        if not set(self._bound) <= set(ledger.events):
             raise damaged(run_dir.ledger, f"it lacks releases that {run_dir.chain.name} records")
 
     def begin(self, state: Checkpoint) -> None:
@@ -137,7 +136,11 @@ class Recorder:
         }
 
     def _append(self, state: Checkpoint, rows: Sequence[MetricRow], body: dict[str, Any]) -> None:
-        ledger, arrays = self._ledger, hashes.of_arrays(state.arrays)
+        arrays, before = hashes.of_arrays(state.arrays), set(self._bound)
+        # a round that was cut off may have spent already what a later record is to tell
+        due = [e for e in self._ledger.events if e.round <= state.round and e not in before]
+        self._bound += due
+        ledger = replace(self._ledger, events=self._bound)
         self.chain.append(
             {
                 **body,
@@ -145,7 +148,7 @@ class Recorder:
                 "code": state.surroundings[-1]["code"],
                 "arrays": arrays,
                 "metrics": hashes.of_rows(rows),
-                "events": [asdict(event) for event in ledger.events[self._bound :]],
+                "events": [asdict(event) for event in due],
                 "privacy": {
                     unit: {"epsilon": ledger.epsilon(unit), "delta": ledger.deltas[unit]}
                     for unit in ledger.units()
@@ -153,7 +156,7 @@ class Recorder:
                 "stopped": {str(client): round_ for client, round_ in ledger.stopped.items()},
             }
         )
-        self._standing, self._bound = arrays, len(ledger.events)
+        self._standing = arrays
         if self._signer:
             statement = signatures.of_head(self.chain.run, self.chain.head())
             signature = self._signer.sign(statement)

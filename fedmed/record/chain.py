@@ -22,7 +22,7 @@ FORMAT = 1  # of a record; counted up when an older version could read another m
 NONE_BEFORE = "0" * 64  # the previous hash of the first record
 Record = Mapping[str, Any]
 #: What a record has by its place in the chain, and not by what was done.
-_PLACE = ("format", "previous", "attempt", "events")
+_PLACE = ("format", "previous", "attempt", "events", "privacy")
 
 
 class Chain:

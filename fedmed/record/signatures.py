@@ -28,6 +28,11 @@ from fedmed.record import lines
 from fedmed.record.merkle import Head
 
 SERVER, HOSPITAL = "server", "hospital"  # who signs
+_SIGNED = {"by", "key", "signature"}
+_FIELDS = {
+    SERVER: _SIGNED | {"run", "size", "root"},
+    HOSPITAL: _SIGNED | {"task", "client", "round", "scope", "given", "returned"},
+}
 
 
 class Signer:
@@ -142,6 +147,12 @@ def signed(statement: Mapping[str, Any], key: str, signature: str) -> dict[str, 
     return {**statement, "key": key, "signature": signature}
 
 
+def is_signed(entry: Mapping[str, Any], statement: Mapping[str, Any]) -> bool:
+    """Say whether an entry of the file states just this, and its signature holds."""
+    key, signature = entry["key"], entry["signature"]
+    return entry == signed(statement, key, signature) and holds(key, signature, statement)
+
+
 class Signatures:
     """The file of signatures of a run, which only grows.
 
@@ -171,9 +182,8 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     for place, line in enumerate(lines.read(path), 1):
         try:
             entry = json.loads(line)
-            if canonical(entry) != line or entry["by"] not in (SERVER, HOSPITAL):
+            if canonical(entry) != line or entry.keys() != _FIELDS[entry["by"]]:
                 raise ValueError
-            _ = entry["key"], entry["signature"]
         except (ValueError, LookupError, TypeError, RecursionError):
             raise damaged(path, f"line {place} is no signature as it was written") from None
         yield entry

@@ -9,7 +9,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from fedmed import partition
 from fedmed.config import Config, identity, parse, wire
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import damaged
-from fedmed.core.jsontext import plain
 from fedmed.core.records import MetricRow
 from fedmed.deployment.evidence import of_tables
 from fedmed.federation.checkpoint import Checkpoint
 from fedmed.models import arrays_sha256
 from fedmed.models.state import CHECKSUM
+from fedmed.privacy.events import Event
 from fedmed.privacy.ledger import Ledger
 from fedmed.record import hashes
 from fedmed.record.chain import Record
@@ -231,21 +231,20 @@ def check_ledger(
     text = path.read_text()
     if json.dumps(json.loads(text), indent=1) != text:
         raise damaged(path, "it is not as it was written")
-    kept = [plain(asdict(event)) for event in ledger.events]
-    for i, event in enumerate(events):
-        if kept[i : i + 1] != [event]:
-            raise Misfit(path, f"release {i + 1}, of round {event['round']}", "events")
-    for event in kept[len(events) :]:
-        if finished and event["round"] <= last["round"]:
-            raise Misfit(path, f"a release more, of round {event['round']}", "events")
-    deltas = {unit: bound["delta"] for unit, bound in last["privacy"].items()}
+    bound = [Event(**event) for event in events]
+    for event in sorted(set(bound) ^ set(ledger.events), key=lambda event: event.round):
+        if event in ledger.events and not (finished and event.round <= last["round"]):
+            continue
+        more = "more" if event in ledger.events else "less"
+        raise Misfit(path, f"a release {more} of round {event.round}", "events")
+    deltas = {unit: spent["delta"] for unit, spent in last["privacy"].items()}
     if dict(ledger.deltas) != deltas:
         raise Misfit(path, "delta", "privacy")
     if finished and {str(k): r for k, r in ledger.stopped.items()} != last["stopped"]:
         raise Misfit(path, "stopped", "stopped")
-    then = replace(ledger, events=ledger.events[: len(events)])
-    for unit, bound in last["privacy"].items():
-        told = math.inf if bound["epsilon"] == "inf" else bound["epsilon"]
+    then = replace(ledger, events=bound)
+    for unit, spent in last["privacy"].items():
+        told = math.inf if spent["epsilon"] == "inf" else spent["epsilon"]
         if not math.isclose(then.epsilon(unit), told, rel_tol=CLOSE):
             raise Misfit(path, f"ε of {unit} by the accountant", "privacy")
     return ledger

@@ -166,7 +166,7 @@ def _check_server(
         if key is not None and entry["key"] != key:
             raise damaged(kept.path, f"head {head} is signed by another key than the server's")
         statement = signatures.of_head(chain.run, head)
-        if not signatures.holds(entry["key"], entry["signature"], statement):
+        if not signatures.is_signed(entry, statement):
             raise damaged(kept.path, f"the server's signature of head {head} does not hold")
         _check_head(chain, head, kept.path)
         size = max(size, head.size)
@@ -202,7 +202,7 @@ def _check_hospitals(
         )
         if keys is not None and entry["key"] != keys.get(client):
             raise damaged(kept.path, f"{what} is by another key than that hospital's")
-        if not signatures.holds(entry["key"], entry["signature"], statement):
+        if not signatures.is_signed(entry, statement):
             raise damaged(kept.path, f"{what} does not hold")
         if reply in returned:  # else its round was cut off before its record
             signed.add(reply)
