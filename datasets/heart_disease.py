@@ -23,6 +23,7 @@ from sklearn.model_selection import train_test_split
 from fedmed.core.errors import DataError
 from fedmed.data import spreadsheet
 from fedmed.data.card import Card
+from fedmed.data.inputs import InputSpec
 from fedmed.data.table import Dataset
 
 CENTRES = ("cleveland", "hungarian", "switzerland", "va")
@@ -73,9 +74,9 @@ class HeartDisease(Dataset):
         self.root = Path(root)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The number of features."""
-        return (self.size,)
+    def input(self) -> InputSpec:
+        """A row's features."""
+        return InputSpec((self.size,), "float32")
 
     def table(self) -> Table:
         """Return one row a patient, centre by centre; ``image`` is ``CENTRE/row``."""

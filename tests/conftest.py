@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,10 @@ TINY = (
 #: Modules whose tests start processes, servers or whole runs; ``make fast`` leaves them out.
 SLOW = (
     *("audit", "bad_input", "callbacks", "cells", "cli", "contents", "damage", "datasets_hospital"),
-    *("datasets_small", "effects", "engines", "experiments", "faults", "federation", "fuzz"),
-    *("identity", "ids", "images", "labels", "layout", "library", "papers", "pixels_matrix"),
-    *("privacy", "private_step", "release", "replies", "report", "reproducibility", "robust"),
-    *("statistics", "sweep", "table", "tracking", "waiting"),
+    *("datasets_small", "effects", "engines", "experiments", "faults", "federation", "formats"),
+    *("fuzz", "identity", "ids", "images", "labels", "layout", "library", "papers"),
+    *("pixels_matrix", "privacy", "private_step", "release", "replies", "report"),
+    *("reproducibility", "robust", "statistics", "sweep", "table", "tracking", "waiting"),
 )
 
 
@@ -118,7 +118,7 @@ def nih_root() -> Path:
 
 
 @pytest.fixture
-def nih_standin(tmp_path: Path) -> Iterator[Path]:
+def nih_standin(tmp_path: Path) -> Path:
     """The layout of NIH's download around the first rows of its real label table.
 
     The images are noise: what is tried is everything but the learning.
@@ -161,7 +161,7 @@ def metrics(folder: Path) -> pd.DataFrame:
 
 def summary(folder: Path) -> dict[str, Any]:
     """Read a run's ``summary.json``."""
-    return json.loads((folder / "summary.json").read_text())
+    return dict(json.loads((folder / "summary.json").read_text()))
 
 
 def tiny_network(seed: int = 0) -> nn.Module:

@@ -18,7 +18,7 @@ from pydicom import Dataset, dcmread, uid
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.pixels.decoders.base import get_decoder
 
-from fedmed.data import pixels
+from fedmed.data.pixels.window import PERCENTILES
 from fedmed.datasets.phantom import Phantom
 
 JPEG_LS = {uid.JPEGLSLossless, uid.JPEGLSNearLossless}
@@ -38,14 +38,14 @@ def phantom(bits: int = 12, signed: bool = False) -> NDArray[Any]:
     data = Phantom(["Effusion"], 96, patients=4)
     drawn = data.read(data.table()["image"][0])[:80].astype(np.int64)
     drawn = drawn * (2**bits - 1) // 255 - (2 ** (bits - 1) if signed else 0)
-    return drawn.astype(f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}")
+    return np.asarray(drawn, f"{'i' if signed else 'u'}{1 if bits <= 8 else 2}")
 
 
 def scan(path: Path, stored: NDArray[Any], bits: int = 12, **header: Any) -> Path:
     """Write stored values as explicit little endian DICOM."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.MediaStorageSOPInstanceUID = uid.UID("1.2.3")
     meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     data = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
@@ -103,9 +103,7 @@ def agree(ours: NDArray[np.uint8], theirs: NDArray[np.int64], within: int = 1) -
 
 def percentile_window(stored: NDArray[Any]) -> tuple[str, str, str]:
     """Return the options that have dcmtk show what lies between the recipe's percentiles."""
-    low, high = np.percentile(
-        stored.astype(float), pixels.RECIPE["percentiles"], method="inverted_cdf"
-    )
+    low, high = np.percentile(stored.astype(float), PERCENTILES, method="inverted_cdf")
     return "+Ww", str((low + high + 1) / 2), str(high - low + 1)
 
 
@@ -119,7 +117,7 @@ def compressed(syntax: uid.UID, **options: Any) -> Callable[[Path, Path], None]:
 
 
 def by(*command: str) -> Callable[[Path, Path], None]:
-    return lambda source, target: (
+    def encode(source: Path, target: Path) -> None:
         subprocess.run([*command, str(source), str(target)], check=True, capture_output=True)
-        and None
-    )
+
+    return encode

@@ -23,7 +23,7 @@ def table_of(root: Path, *overrides: str) -> pd.DataFrame:
 def folder(root: Path, table: str = "labels.csv", **more: Any) -> Folder:
     """Return a hospital's folder whose spreadsheet has the columns of :func:`rows`."""
     columns = {"image": "image", "patient": "patient"}
-    given = {"values": {}, "name": "folder", "headers": False} | more
+    given: dict[str, Any] = {"values": {}, "name": "folder", "headers": False} | more
     return Folder(["Effusion"], 16, root, table, columns, {"Effusion": "fluid"}, **given)
 
 

@@ -89,7 +89,8 @@ def padchest(folder: Path) -> Path:
     name = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
     table = pd.read_csv(SHIPPED / f"{name}.gz", nrows=ROWS, dtype=str)
     write_csv(table, folder / name)
-    draw(folder / row.ImageDir / row.ImageID for row in table.itertuples())
+    files = zip(table["ImageDir"], table["ImageID"], strict=True)
+    draw(folder / directory / image for directory, image in files)
     return folder
 
 

@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torchxrayvision as xrv
@@ -134,7 +135,7 @@ def covid19_radiography(folder: Path) -> Path:
 
 def _npz(path: Path, findings: int, side: int) -> None:
     rng = np.random.default_rng(findings)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split, count in (("train", 60), ("val", 12), ("test", 24)):
         labels = (rng.random((count, findings)) < 0.5).astype(np.uint8)
         arrays[f"{split}_images"] = np.stack([noise(i, la[0], side) for i, la in enumerate(labels)])

@@ -1,6 +1,7 @@
 """ε of groups, of a unit's data and of very little noise, against losses rounded by hand."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ DELTA = 1e-5
 Mixture = list[tuple[float, float]]  # weights and means of Gaussians of one deviation
 
 
-def spent(z: float, rate: float, steps: int, **far: int | bool) -> float:
+def spent(z: float, rate: float, steps: int, **far: Any) -> float:
     return epsilon([Event(0, "image", z, rate, steps=steps)], DELTA, **far)
 
 
@@ -36,12 +37,11 @@ def bracket(p: Mixture, q: Mixture, z: float, steps: int, h: float = 5e-4) -> tu
 
     def density(of: Mixture) -> np.ndarray:
         weights = [math.log(w) for w, _ in of]
-        return logsumexp(
-            [w + norm.logpdf(x, m, z) for w, (_, m) in zip(weights, of, strict=True)], 0
-        )
+        each = [w + norm.logpdf(x, m, z) for w, (_, m) in zip(weights, of, strict=True)]
+        return np.asarray(logsumexp(each, 0))
 
     def mass(of: Mixture) -> np.ndarray:
-        return sum(w * np.diff(norm.cdf(x, m, z)) for w, m in of)
+        return np.asarray(sum(w * np.diff(norm.cdf(x, m, z)) for w, m in of))
 
     loss = density(p) - density(q)  # grows with x
     found = []

@@ -77,7 +77,7 @@ def test_delta_term_is_theorem_5_2_summed_slowly() -> None:
     chance = math.exp(epsilon) / (1 + math.exp(epsilon))
 
     def f(v: int) -> float:
-        return sum(binom.pmf(k, made, chance) for k in range(max(v, 0), made + 1))
+        return float(sum(binom.pmf(k, made, chance) for k in range(max(v, 0), made + 1)))
 
     slopes = [(f(correct - i) - f(correct)) / i for i in range(1, m + 1)]
     slow = f(correct) + 2 * m * delta * max(slopes)
@@ -154,7 +154,7 @@ def test_a_marked_canary_moves_its_own_weight_and_no_other() -> None:
     assert table["patient"].str.startswith(canaries.MARKED).sum() == 5
     flipped = table.loc[table["patient"].str.startswith(canaries.FLIPPED), "patient"].unique()
     assert len(flipped) == round(0.25 * (table.query("split == 'train'")["patient"].nunique() - 5))
-    network = models.build(config.model, 0, "group")
+    network: Any = models.build(config.model, 0, "group")
     torch.nn.init.normal_(network.canaries.weight)
     for image in (f"{canaries.MARKED}3/0", table["image"][0]):
         pixels = torch.from_numpy(dataset.read(image)).float()[None, None] / 127.5 - 1
@@ -209,11 +209,12 @@ def test_only_who_a_coin_decided_is_taken_for_tossed(name: str, tmp_path: Path) 
     plain = rule.assign(table, targets)
     partition.save(plain, tmp_path / "partition.csv")  # as an auditor reads it
     read = partition.read(tmp_path / "partition.csv")
-    assert Finished(tmp_path, (), None, {}, {}, read).tossed().empty
+    config: Any = None  # which is not asked for
+    assert Finished(tmp_path, (), config, {}, {}, read).tossed().empty
     tossed = canaries.Tossed("fedmed.partition.IID", "all", 0, clients=1, val_fraction=0, seed=0)
     tossed.rule = rule
     assigned = tossed.assign(table, targets)
-    found = Finished(tmp_path, (), None, {}, {}, assigned).tossed()
+    found = Finished(tmp_path, (), config, {}, {}, assigned).tossed()
     assert set(found.index) == set(plain.loc[plain["role"] == "train", "patient"])
     assert 0.35 < found.mean() < 0.65
     site = table.drop_duplicates("patient").set_index("patient")["site"][found.index]

@@ -152,7 +152,7 @@ def test_data_that_cannot_be_used_are_saved_told_and_refused(
     role: str, said: str, scans: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     asked = scans(role)
-    run_dir, told = RunDirectory(tmp_path / "run"), []
+    run_dir, told = RunDirectory(tmp_path / "run"), list[str]()
     run_dir.path.mkdir()
     found = data.prepare(compose(asked), lambda done, total: None, 0)
     assert list(run_dir.path.iterdir()) == []  # to prepare writes nothing here

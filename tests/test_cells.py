@@ -31,7 +31,7 @@ XLSX = (*FOLDER, "dataset.table=labels.xlsx")
 
 def test_a_number_is_one_id_however_a_workbook_holds_it(tmp_path: Path) -> None:
     ids = [12, 12.0, 1.2e1, "12", " 12 ", *range(100, 120)]
-    cells = [["image", "patient", "fluid"]]
+    cells: list[list[Any]] = [["image", "patient", "fluid"]]
     cells += [[f"{i}.png", name, (0, True, "1", None)[i % 4]] for i, name in enumerate(ids)]
     workbook(tmp_path / "labels.xlsx", cells)
     table = table_of(tmp_path, *XLSX)

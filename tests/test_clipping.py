@@ -34,7 +34,7 @@ def without_chance(network: nn.Module) -> nn.Module:
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
         if hasattr(layer, "drop_connect_rate"):
-            layer.drop_connect_rate = 0.0
+            layer.drop_connect_rate = 0.0  # type: ignore[assignment]
     return network.train()
 
 
@@ -50,7 +50,7 @@ def slow_gradients(network: nn.Module, images: Tensor, labels: Tensor, unit: Any
             each = nn.functional.binary_cross_entropy_with_logits(
                 logits[known], labels[i][known], reduction="sum"
             )
-            (each / labels.shape[1]).backward()
+            (each / labels.shape[1]).backward()  # type: ignore[no-untyped-call]
             parts = [
                 torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()
             ]
@@ -91,7 +91,8 @@ class Twice(nn.Module):
         self.layer = nn.Linear(6, 6)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layer(self.layer(images).relu())
+        twice: Tensor = self.layer(self.layer(images).relu())
+        return twice
 
 
 def layers_of_all_kinds() -> nn.Module:
@@ -164,7 +165,7 @@ def test_no_patient_moves_the_sum_by_more_than_the_clipping_norm(
     """Whatever the images are: huge, infinite, or such that their gradients cancel."""
     network = tiny_network()
     with torch.no_grad():
-        network[4].weight.mul_(100 if cancel else 1)
+        network.get_parameter("4.weight").mul_(100 if cancel else 1)
     n = len(scales)
     images, labels = images_and_labels(n, 2, 8, seed)
     images *= torch.tensor(scales).view(-1, 1, 1, 1)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset as Header
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from fedmed import partition
 from fedmed.config import compose
@@ -51,7 +51,7 @@ def scan(path: Path, values: Pixels, kind: str = "MONOCHROME2") -> None:
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     header.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    header.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    header.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     header.SOPClassUID, header.SOPInstanceUID = DigitalXRayImageStorageForPresentation, "1.2.3"
     header.Rows, header.Columns = values.shape
     header.SamplesPerPixel, header.PhotometricInterpretation = 1, kind
@@ -435,7 +435,7 @@ def test_an_archive_that_is_replaced_is_another(tmp_path: Path) -> None:
 
     def write(key: int) -> dict[str, NDArray[Any]]:
         rng = np.random.default_rng(key)
-        arrays: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, Any] = {}
         for split in ("train", "val", "test"):
             arrays[f"{split}_images"] = rng.integers(0, 256, (4, 28, 28), dtype=np.uint8)
             arrays[f"{split}_labels"] = np.array([[0], [1]] * 2, np.uint8)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def step(image: np.ndarray) -> int:
 
 def means(image: np.ndarray, block: int) -> np.ndarray:
     side = SIDE // block
-    return image.reshape(side, block, side, block).mean(axis=(1, 3))
+    return np.asarray(image.reshape(side, block, side, block).mean(axis=(1, 3)))
 
 
 def loss(images: Images, scale: float, block: int = 1) -> float:
@@ -122,7 +123,7 @@ def test_nor_is_it_on_radiographs() -> None:
 def test_groups_and_the_data_of_a_client() -> None:
     """The page's figures of several images, and of other data in place of a hospital's own."""
 
-    def spent(z: float, rate: float, steps: int, **far: int | bool) -> float:
+    def spent(z: float, rate: float, steps: int, **far: Any) -> float:
         return epsilon([Event(0, "image", z, rate, steps=steps)], DELTA, **far)
 
     one = gaussian_deviation(1.0, DELTA)  # a release without sampling

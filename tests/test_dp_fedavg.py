@@ -1,10 +1,10 @@
 """DP-FedAvg: what is clipped, where the noise is, how the norm adapts, and what is accounted."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from dp_accounting import ComposedDpEvent, GaussianDpEvent, PoissonSampledDpEven
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 from scipy import stats
 
 from fedmed.config import compose
@@ -44,6 +45,11 @@ class Nodes:
         return list(range(1, self.n + 1))
 
 
+def grid(n: int) -> Grid:
+    """Return so many nodes as what a strategy takes."""
+    return cast(Grid, Nodes(n))
+
+
 def strategy(z: float, clip: float = 1.0, q: float = 1.0, **more: Any) -> DPFedAvg:
     return DPFedAvg(q, z, clip, DELTA, seed=0, weighted_by_key="weight", **more)
 
@@ -59,7 +65,7 @@ def exchange(
     """Return what the server sends, and what comes back as it travels."""
     process.host()
     sent = []
-    orders = list(dp.configure_train(round_, to_record(start), ConfigRecord(), Nodes(len(updates))))
+    orders = list(dp.configure_train(round_, to_record(start), ConfigRecord(), grid(len(updates))))
     for order in orders:
         client = order.metadata.dst_node_id - 1
         moved = to_record({k: v + np.float32(updates[client]) for k, v in start.items()})
@@ -71,6 +77,14 @@ def exchange(
     return orders, sent
 
 
+def undone(dp: DPFedAvg, orders: Sequence[Message], sent: Iterable[Message]) -> Iterator[Message]:
+    """Yield what came with the step undone, as the server does."""
+    due = {order.metadata.dst_node_id: order.content for order in orders}
+    for reply in sent:
+        decode([step(dp)], due[reply.metadata.src_node_id], reply.content)
+        yield reply
+
+
 def step(dp: DPFedAvg) -> NoisyUpdate:
     return NoisyUpdate(**asdict(dp.mechanism))
 
@@ -79,9 +93,7 @@ def release(
     dp: DPFedAvg, updates: Sequence[float], round_: int = 1, start: Arrays = START
 ) -> Arrays:
     """Return the released step, every array of it."""
-    arrays, _ = dp.aggregate_train(
-        round_, decode([step(dp)], *exchange(dp, updates, round_, start))
-    )
+    arrays, _ = dp.aggregate_train(round_, undone(dp, *exchange(dp, updates, round_, start)))
     assert arrays is not None
     return from_record(arrays)
 
@@ -142,7 +154,7 @@ def test_a_share_of_the_noise_that_is_missing_stops_the_run() -> None:
     dp = strategy(1.0, noise="distributed")
     orders, sent = exchange(dp, [0.0] * 4, 1, SMALL)
     with pytest.raises(FedmedError, match="3 of 4 clients answered"):
-        dp.aggregate_train(1, decode([step(dp)], orders, sent[:3]))
+        dp.aggregate_train(1, undone(dp, orders, sent[:3]))
 
 
 def test_what_nothing_has_clipped_is_not_added() -> None:
@@ -157,7 +169,7 @@ def test_each_client_joins_with_probability_q() -> None:
     dp = strategy(1.0, q=0.3)
     start = to_record(SMALL)
     cohorts = [
-        [m.metadata.dst_node_id for m in dp.configure_train(r, start, ConfigRecord(), Nodes(4))]
+        [m.metadata.dst_node_id for m in dp.configure_train(r, start, ConfigRecord(), grid(4))]
         for r in range(2000)
     ]
     counts = [sum(node in cohort for cohort in cohorts) for node in (1, 2, 3, 4)]

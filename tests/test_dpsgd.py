@@ -109,7 +109,7 @@ def test_memory_does_not_decide_the_result() -> None:
     """Micro-batches of one image or of all give the same step."""
     unit = np.repeat(np.arange(8), [1, 2, 3, 4] * 2)
     still = {f"client__augment__{key}": 0 for key in ("rotate", "shift", "scale", "contrast")}
-    common = {
+    common: dict[str, Any] = {
         "client__batch_size": 8,
         "client__steps": 2,
         "privacy__clip_norm": 0.1,
@@ -123,7 +123,7 @@ def test_memory_does_not_decide_the_result() -> None:
 def test_fedprox_composes() -> None:
     """Its pull towards the global weights is added to the noisy gradient, and is not noisy."""
     unit = np.arange(8)
-    common = {"client__batch_size": 8, "client__steps": 6, "client__lr": 0.1}
+    common: dict[str, Any] = {"client__batch_size": 8, "client__steps": 6, "client__lr": 0.1}
     free, held = (trained(unit, ProximalTerm(mu), **common) for mu in (0.0, 5.0))
     assert float(held.norm()) < 0.7 * float(free.norm())
     assert torch.equal(trained(unit, None, **common), free)

@@ -29,8 +29,8 @@ NEEDS = {
     "privacy=dpsgd": ("privacy.epsilon=1",),
 }
 GROUPS = (
-    *("dataset", "partition", "model", "strategy", "privacy", "client", "augment", "runner"),
-    *("faults", "tracking"),
+    *("dataset", "partition", "model", "protocol", "strategy", "privacy", "client", "augment"),
+    *("runner", "faults", "tracking"),
 )
 CHOICES = [
     f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))

@@ -25,7 +25,7 @@ from fedmed.runs.cost import to_reach
 
 
 def predictions(
-    scores: np.ndarray, labels: np.ndarray, patients: Sequence[object], **more: object
+    scores: np.ndarray, labels: np.ndarray, patients: np.ndarray | Sequence[object], **more: object
 ) -> Predictions:
     """Name the targets a, b, … and the images after their row."""
     columns = {"image": [str(i) for i in range(len(scores))], "patient": patients, **more}
@@ -148,7 +148,7 @@ def test_delong_is_the_published_one() -> None:
     contrast = np.array([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])
     apart = contrast @ found.auroc[:, 0]
     chi_square = apart @ np.linalg.solve(contrast @ found.covariance @ contrast.T, apart)
-    assert round(chi_square, 4) == 2.5340
+    assert round(float(chi_square), 4) == 2.5340
 
 
 def obuchowski(scores: np.ndarray, labels: np.ndarray, whose: np.ndarray) -> np.ndarray:
@@ -311,8 +311,8 @@ def test_score_is_scikit_learns(
         known = ~np.isnan(messy.labels[:, i])
         slow = by_sklearn(messy.scores[known, i].astype(float), messy.labels[known, i])
         for metric, value in slow.items():
-            assert rows.loc[(finding, metric), "value"] == pytest.approx(value, abs=1e-6)
-    assert rows.loc[("macro", "auroc"), "low"] < rows.loc[("macro", "auroc"), "value"]
+            assert rows["value"][(finding, metric)] == pytest.approx(value, abs=1e-6)
+    assert rows["low"][("macro", "auroc")] < rows["value"][("macro", "auroc")]
     head, first, *_ = done.stdout.splitlines()
     ends = {name: head.index(name) + len(name) for name in head.replace("ts with", "ts").split()}
     for name, metric in (
@@ -321,7 +321,7 @@ def test_score_is_scikit_learns(
         ("sens@90%", "sensitivity_at_90_specificity"),
     ):
         figure = first[: ends[name]].split()[-1]  # columns are flush right
-        assert figure == f"{rows.loc[('a', metric), 'value']:.3f}"
+        assert figure == f"{rows['value'][('a', metric)]:.3f}"
 
 
 def test_findings_that_nobody_predicts_are_told(

@@ -182,7 +182,7 @@ def test_what_cannot_be_believed_is_refused(run: Run, tmp_path: Path) -> None:
     file = run.folder / "evaluations" / "same.json"
     sound = json.loads(file.read_text())
     for wrong, message in (
-        (sound | {"version": 2}, "newer fedmed"),
+        (sound | {"format": 2}, "upgrade fedmed"),
         (sound | {"model_sha256": "0" * 64}, "of another model"),
         ([], "no evaluation"),
     ):

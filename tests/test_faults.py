@@ -111,7 +111,8 @@ def test_drop_out_and_a_client_of_nans(
     config = (*TINY, "partition.clients=8", "partition.alpha=100", inject)
     done = launch(*config, "faults.on_failure=exclude", "runner.workers=2")
     rows = metrics(tmp_path / "run").query("scope == 'faults' and client >= 0")
-    found = {(int(r.round), int(r.client)): r.metric for r in rows.itertuples()}
+    at = zip(rows["round"].astype(int), rows["client"].astype(int), strict=True)
+    found = dict(zip(at, rows["metric"], strict=True))
     struck = {(r, k): injected(compose(config), r, k) for r in (1, 2, 3) for k in range(8)}
     kinds = {"dropout": "dropped_out", "nans": "not_finite"}
     assert found == {at: kinds[fault.kind] for at, fault in struck.items() if fault}

@@ -22,12 +22,12 @@ def triangles(old: int, new: int) -> NDArray[np.float64]:
     centers = (np.arange(new) + 0.5) * scale
     away = np.abs(np.arange(old) + 0.5 - centers[:, None]) / max(scale, 1)
     tent = np.maximum(1 - away, 0)
-    return tent / tent.sum(axis=1, keepdims=True)
+    return np.asarray(tent / tent.sum(axis=1, keepdims=True))
 
 
 def resized(image: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float64]:
     rows, columns = (triangles(*sides) for sides in zip(image.shape, shape, strict=True))
-    return rows @ image.astype(float) @ columns.T
+    return np.asarray(rows @ image.astype(float) @ columns.T)
 
 
 @pytest.mark.parametrize("size", [1, 32, 45])

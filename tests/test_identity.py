@@ -43,12 +43,13 @@ def test_identity_is_what_decides_the_result() -> None:
 def test_identity_knows_no_import_path_of_fedmeds() -> None:
     """So that a module that moves renames no run, and one of another's is where it lies."""
     config = compose([*TINY, "strategy=fedprox"])
-    assert config.strategy.local is not None
+    local = config.strategy.local
+    assert isinstance(local, Component)
     values = identity.decisive(config)
     assert values["strategy"]["local"]["_target_"] == "ProximalTerm"
     assert values["strategy"]["server"]["_target_"] == "flwr.serverapp.strategy.FedAvg"
     assert "fedmed." not in json.dumps(values)
-    moved = config.strategy.local.model_copy(update={"target": "fedmed.elsewhere.ProximalTerm"})
+    moved = local.model_copy(update={"target": "fedmed.elsewhere.ProximalTerm"})
     elsewhere = config.strategy.model_copy(update={"local": moved})
     assert config.model_copy(update={"strategy": elsewhere}).sha256 == config.sha256
 
@@ -71,7 +72,7 @@ def test_the_code_of_every_room_is_recorded(tmp_path: Path) -> None:
     """Of each file that is edited or added, ``versions`` in the summary has another hash."""
     for name in ("conf", "datasets", "strategies", "fedmed"):
         shutil.copytree(ROOT / name, tmp_path / name, symlinks=True)
-    edited = (
+    edited: tuple[str, ...] = (
         "run",
         "training/sgd",
         "privacy/ledger",

@@ -110,8 +110,8 @@ def test_a_split_file_that_says_two_things(nih: pd.DataFrame, tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def padchest() -> pd.DataFrame:
     """The first rows of PadChest's genuine label table."""
-    kept = {"dtype": str, "nrows": 1500, "keep_default_na": False}
-    return pd.read_csv(SHIPPED / f"{PADCHEST}.gz", **kept)
+    path = SHIPPED / f"{PADCHEST}.gz"
+    return pd.read_csv(path, dtype=str, nrows=1500, keep_default_na=False)
 
 
 def test_padchests_labels_are_torchxrayvisions(padchest: pd.DataFrame, tmp_path: Path) -> None:

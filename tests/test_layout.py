@@ -35,11 +35,11 @@ def test_wheel_runs_the_quickstart_elsewhere(tmp_path: Path, store: Path) -> Non
         else:
             (source / name).write_bytes((ROOT / name).read_bytes())
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", tmp_path, source]
-    subprocess.run(build, check=True)
+    subprocess.run([str(word) for word in build], check=True)
     (wheel,) = tmp_path.glob("fedmed-*.whl")
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "-t", site, wheel]
-    subprocess.run(install, check=True)
+    subprocess.run([str(word) for word in install], check=True)
     shipped = {path.name for path in (site / "fedmed" / "report" / "templates").iterdir()}
     assert shipped == {"report.html", "report.css", "report.js"}
     elsewhere = tmp_path / "elsewhere"
@@ -56,7 +56,7 @@ def test_wheel_runs_the_quickstart_elsewhere(tmp_path: Path, store: Path) -> Non
     assert (run_directory / "summary.json").exists()
 
     def fedmed(*arguments: str) -> str:
-        command = [site / "bin" / "fedmed", *arguments]
+        command = [str(site / "bin" / "fedmed"), *arguments]
         done = subprocess.run(
             command, cwd=elsewhere, env=environment, check=True, capture_output=True, text=True
         )
@@ -70,4 +70,4 @@ def test_wheel_runs_the_quickstart_elsewhere(tmp_path: Path, store: Path) -> Non
 
 
 def _flower(project: Path) -> dict[str, Any]:
-    return tomllib.loads(project.read_text())["tool"]["flwr"]["app"]
+    return dict(tomllib.loads(project.read_text())["tool"]["flwr"]["app"])

@@ -202,9 +202,9 @@ def slowly(network: nn.Module, clip_norm: float) -> Tensor:
 @pytest.mark.parametrize("clip_norm", [0.01, 0.7, 100.0])
 def test_a_private_step_is_that_of_a_plain_loop(clip_norm: float, physical_batch: int) -> None:
     expected = slowly(tiny_network(), clip_norm)
-    how = {"noise_multiplier": 0.0, "clip_norm": clip_norm, "physical_batch": physical_batch}
+    how: Step = {"noise_multiplier": 0.0, "clip_norm": clip_norm, "physical_batch": physical_batch}
     for given in ({}, {"loss": several}):
-        moved, event = stepped(tiny_network(), **how, **given)
+        moved, event = stepped(tiny_network(), **(how | given))
         assert float((moved.double() - expected).norm() / expected.norm()) < 1e-3
         assert (event.rate, event.steps, event.unit) == (1.0, 1, "patient")
 

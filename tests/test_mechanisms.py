@@ -66,7 +66,7 @@ def odds(choice: Callable[..., int], utilities: np.ndarray, scale: float) -> np.
     scaled = utilities / scale
     if choice is mechanisms.exponential:
         weights = np.exp(scaled - scaled.max())
-        return weights / weights.sum()
+        return np.asarray(weights / weights.sum())
     top = scaled.max()  # the maximum of value + Exp(1) lies above every value
 
     def density(x: float, i: int) -> float:

@@ -40,6 +40,7 @@ def test_unknown_labels_do_not_train(scored: tuple[np.ndarray, np.ndarray]) -> N
     logits = torch.from_numpy(scores).logit(eps=1e-3).requires_grad_()
     loss = masked_bce(logits, torch.from_numpy(labels))
     assert loss.item() == pytest.approx(bce(logits.detach().sigmoid().numpy(), labels), rel=1e-4)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
     assert (logits.grad[torch.from_numpy(labels).isnan()] == 0).all()
     assert masked_bce(logits, torch.full_like(logits, float("nan"))).item() == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_network
 from flwr.app import ConfigRecord, RecordDict
-from test_dp_fedavg import START, Nodes, flat, replies, strategy
+from test_dp_fedavg import START, flat, grid, replies, strategy
 from test_dp_fedavg import release as released_step
 
 from fedmed.config import DPSGD, Config, compose
@@ -123,7 +123,8 @@ def test_who_is_drawn_is_independent_too(what: str) -> None:
 def noise_of(place: str, z: float, updates: list[float], **more: Any) -> np.ndarray:
     """Return the noise on the sum of the clients' updates."""
     true = 4 * flat(released_step(strategy(0.0, clip=2.0, **more), updates))
-    return 4 * flat(released_step(strategy(z, clip=2.0, noise=place, **more), updates)) - true
+    noisy = 4 * flat(released_step(strategy(z, clip=2.0, noise=place, **more), updates))
+    return np.asarray(noisy - true)
 
 
 @pytest.mark.parametrize("place", ["central", "distributed", "local"])
@@ -152,7 +153,7 @@ def test_the_noise_on_the_count_is_independent_too() -> None:
 def test_cohorts_are_those_of_a_configuration_and_its_data() -> None:
     def cohort(release: str, z: float = 1.0, round_: int = 1) -> list[int]:
         config = ConfigRecord({RELEASE: release})
-        orders = strategy(z, q=0.5).configure_train(round_, to_record(START), config, Nodes(60))
+        orders = strategy(z, q=0.5).configure_train(round_, to_record(START), config, grid(60))
         sent = list(orders)
         assert not any(RELEASE in m.content.config_records["config"] for m in sent)
         return [m.metadata.dst_node_id for m in sent]

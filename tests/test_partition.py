@@ -132,7 +132,7 @@ def test_a_patient_has_the_view_of_most_images(table: pd.DataFrame) -> None:
     usual = patients_of(table, TARGETS).set_index("patient")["view"]
     counts = pd.crosstab(table["patient"], table["view"])
     assert (
-        counts.to_numpy()[range(len(usual)), counts.columns.get_indexer(usual)]
+        counts.to_numpy()[np.arange(len(usual)), counts.columns.get_indexer(pd.Index(usual))]
         == counts.max(axis=1)
     ).all()
 

@@ -115,7 +115,7 @@ def test_percentiles_are_the_window_where_none_is_given(bits: int, tmp_path: Pat
 def test_padding_is_black_and_moves_no_percentile(tmp_path: Path) -> None:
     stored = np.minimum(phantom(), 4094)
     padded = np.pad(stored, 30, constant_values=4095)
-    inverse = {"PhotometricInterpretation": "MONOCHROME1"}
+    inverse: dict[str, Any] = {"PhotometricInterpretation": "MONOCHROME1"}
     alone = pixels.read(scan(tmp_path / "a.dcm", stored, **inverse))
     shown = pixels.read(scan(tmp_path / "b.dcm", padded, **inverse, PixelPaddingValue=4095))
     np.testing.assert_array_equal(shown, np.pad(alone, 30))
@@ -330,7 +330,7 @@ def test_nothing_of_a_header_is_told(
 
 
 def test_attributes_are_normalised(tmp_path: Path) -> None:
-    def read(**header: str) -> dict[str, object]:
+    def read(**header: Any) -> dict[str, object]:
         return attributes(scan(tmp_path / "a.dcm", phantom(), **header))
 
     maker = {"Manufacturer": " Kestrel Imaging "}

@@ -36,8 +36,8 @@ LOSSY: dict[str, Callable[[Path, Path], None]] = {
 NATIVE = ("explicit", "implicit", "big endian", "RLE")
 BITS = (5, 8, 10, 12, 15, 16)
 LOSSY_BITS = {"JPEG baseline": (8,), "JPEG extended": (12,), "JPEG-LS near lossless": (10, 12, 16)}
-VOIS = ("none", "window", "several", "sigmoid", "exact")
-VOIS += ("LUT", "LUT of 16", "LUT as SS", "packed LUT")
+LUTS = ("LUT", "LUT of 16", "LUT as SS", "packed LUT")
+VOIS = ("none", "window", "several", "sigmoid", "exact", *LUTS)
 RESCALES = {"none": (1, 0), "to signed": (1, -1024), "turned": (-2, 500), "quarter": (0.25, 10)}
 
 
@@ -101,7 +101,7 @@ def sampled() -> list[Case]:
     """Return few cases that hold every pair of options which is in many."""
     pairs = {case: set(itertools.combinations(enumerate(case), 2)) for case in drawn(200)}
     missing: set[Any] = set().union(*pairs.values())
-    chosen = []
+    chosen: list[Case] = []
     while missing and len(chosen) < 64:
         best = max(pairs, key=lambda case: len(pairs[case] & missing))
         missing -= pairs[best]
@@ -156,7 +156,7 @@ def enter(case: Case, stored: NDArray[np.int64]) -> NDArray[np.float64]:
         return stored.astype(float) * slope + intercept
     entries = min(1 << case.bits, 4096)
     at = np.minimum(stored - values_of(case).min(), entries - 1)
-    return np.linspace(4000, 20, entries).astype(np.uint16)[at].astype(float)
+    return np.asarray(np.linspace(4000, 20, entries).astype(np.uint16)[at], float)
 
 
 def table_of(case: Case) -> tuple[NDArray[Any], int]:

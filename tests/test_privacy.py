@@ -96,6 +96,8 @@ def test_dp_fedavg_published_figures_are_reproduced() -> None:
         return [Event(r, "client", z, rate) for r in range(1, 101)]
 
     fewer, published = (cross_checks(rounds(n), DELTA)[RENYI] for n in (119, 120))
+    assert published is not None
+    assert fewer is not None
     assert published < 2.0 < fewer
     assert 0.8 * published < epsilon(rounds(120), DELTA) < published
 
@@ -215,7 +217,8 @@ def test_schedule_and_plan() -> None:
     assert schedule(config.client, 100) == (0.3, 4)
     assert schedule(config.client, 20) == (1.0, 1)
     few, many = planned(config, [100, 900])
-    assert (many.steps, many.rate) == (30, pytest.approx(1 / 30))
+    assert many.steps == 30
+    assert many.rate == pytest.approx(1 / 30)
     assert many.noise_multiplier < few.noise_multiplier
     whole = [Event(r, "patient", few.noise_multiplier, 0.3, steps=4) for r in range(5)]
     assert 0.97 * 2 < epsilon(whole, DELTA) <= 2
@@ -247,10 +250,10 @@ def test_epsilon_accumulates_over_the_rounds_by_the_steps_taken(
     assert (curve.diff().dropna() > 0).all(axis=None)
     taken = rows.query("metric == 'steps'").groupby("client")["value"].sum()
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
-    for client, steps in taken.items():
-        mine = [Event(**e) for e in ledger["events"] if e["client"] == int(client)]
+    for client, steps in zip(map(str, taken.index.astype(int)), taken, strict=True):
+        mine = [Event(**e) for e in ledger["events"] if str(e["client"]) == client]
         assert sum(event.steps for event in mine) == steps
-        assert summary["privacy"]["per_client"][str(int(client))] == epsilon(mine, DELTA)
+        assert summary["privacy"]["per_client"][client] == epsilon(mine, DELTA)
     assert summary["privacy"]["epsilon"] == max(summary["privacy"]["per_client"].values())
 
 
@@ -329,7 +332,7 @@ def test_what_is_not_the_same_release_counts_again(tmp_path: Path) -> None:
     path, deltas = tmp_path / "ledger.json", {"patient": DELTA, "content": 0.0}
     one, two = (Event(r, "patient", 1.0, 1.0, client=0) for r in (1, 2))
     pixels = Event(0, "content", 1.0, 1.0, mechanism="laplace", client=0)
-    counted = []
+    counted: list[int] = []
     for basis, events in (("a", [one]), ("a", [one]), ("b", [one, two]), ("a", [one, two])):
         ledger = Ledger.open(path, deltas, config_sha256="c", basis=basis)
         assert ledger.holds(one) == (bool(counted) and basis == "a")

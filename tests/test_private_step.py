@@ -66,12 +66,13 @@ class Positioned(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, *rest = kernels()
+        self.first, *rest = kernels().children()
         self.position = nn.Parameter(torch.randn(1, 6, 3, 3))
         self.rest = nn.Sequential(*rest)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.rest(self.first(images) + self.position)
+        moved: Tensor = self.rest(self.first(images) + self.position)
+        return moved
 
 
 def some(shape: tuple[int, ...], targets: int = 2) -> Examples:
@@ -96,12 +97,14 @@ def optimizer(how: Client) -> Callable[[Tensor, Tensor], Tensor]:
             g = g + how.weight_decay * w
         if how.optimizer == "sgd":
             state["m"] = how.momentum * state["m"] + g
-            return w - how.lr * state["m"]
-        state["m"] = 0.9 * state["m"] + 0.1 * g
-        state["v"] = 0.999 * state["v"] + 0.001 * g**2
-        mean = state["m"] / (1 - 0.9 ** state["t"])
-        variance = state["v"] / (1 - 0.999 ** state["t"])
-        return w - how.lr * mean / (variance.sqrt() + 1e-8)
+            change: Tensor = how.lr * state["m"]
+        else:
+            state["m"] = 0.9 * state["m"] + 0.1 * g
+            state["v"] = 0.999 * state["v"] + 0.001 * g**2
+            mean = state["m"] / (1 - 0.9 ** state["t"])
+            variance = state["v"] / (1 - 0.999 ** state["t"])
+            change = how.lr * mean / (variance.sqrt() + 1e-8)
+        return w - change
 
     return step
 

@@ -2,7 +2,9 @@
 
 import subprocess
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom.data
@@ -61,7 +63,7 @@ def by_hand(samples: NDArray[np.int64], depth: int) -> NDArray[np.float64]:
     if depth < 16:
         return grey * 255 / ((1 << depth) - 1)
     low, high = np.percentile(np.rint(grey), (0.5, 99.5), method="inverted_cdf")
-    return np.clip((grey - low) / (high - low), 0, 1) * 255
+    return np.asarray(np.clip((grey - low) / (high - low), 0, 1) * 255)
 
 
 @pytest.mark.parametrize("woven", [False, True])
@@ -144,14 +146,15 @@ def test_animations_damage_and_jpegs_of_12_bits_are_refused(tmp_path: Path) -> N
     refused(tmp_path / "a.png", whole[:500] + b"\xff\0\xff" + whole[503:], "broken|damaged")
     late = whole[:8] + chunk(b"gAMA", bytes(4)) + whole[8:]
     refused(tmp_path / "a.png", late, "does not begin with its header")
-    lossy = dcmread(pydicom.data.get_testdata_file("JPEG-lossy.dcm"))
+    lossy = dcmread(str(pydicom.data.get_testdata_file("JPEG-lossy.dcm")))
     jpeg = get_frame(lossy.PixelData, 0, number_of_frames=1)
     refused(tmp_path / "a.jpg", jpeg, "JPEG of 8 bits")
 
 
-TURNED = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
-          5: np.transpose, 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T,
-          8: np.rot90}  # fmt: skip
+TURNED: dict[int, Callable[[Any], Any]] = {
+    1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose,
+    6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: np.rot90,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("orientation", TURNED)

@@ -28,7 +28,8 @@ PHANTOM = {"_target_": "fedmed.datasets.phantom.Phantom", "patients": 40, "sites
 
 
 def released(**changed: Any) -> Released:
-    given = {"targets": ["Effusion"], "size": 32, "of": PHANTOM, "epsilon": 50.0, "block": 8}
+    given: dict[str, Any] = {"targets": ["Effusion"], "size": 32, "of": PHANTOM}
+    given |= {"epsilon": 50.0, "block": 8}
     return Released(**(given | changed))
 
 
@@ -120,13 +121,14 @@ def test_a_run_on_released_images_accounts_for_them(
     assert "a detail is at most 16 pixels of each image; the rest is not hidden" in str(mixed)
 
 
-def test_images_seen_as_they_are_have_no_epsilon() -> None:
+def test_images_seen_as_they_are_have_no_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
     """One client's images are behind noise, another's are not, and one has some of both."""
     data = released(images_per_patient=2)
     table = data.table().assign(image=lambda t: "noisy/" + t["image"])
     plain = table.iloc[:1].assign(image="plain/x", patient="x")
     table = pd.concat([table, plain], ignore_index=True)
-    data.hidden = lambda image: Hidden("content", 3.0, 1) if "noisy" in image else None  # type: ignore[method-assign]
+    behind = Hidden("content", 3.0, 1)
+    monkeypatch.setattr(data, "hidden", lambda image: behind if "noisy" in image else None)
     patients = table["patient"].unique()
     assigned = pd.DataFrame({"patient": patients, "client": np.arange(len(patients)) % 2})
     assigned.loc[assigned["patient"] == "x", "client"] = 1
@@ -162,7 +164,8 @@ def test_the_best_round_has_a_utility_that_one_patient_moves_by_at_most_one() ->
     truth = rng.integers(0, 2, (90, 4)).astype(np.float32)
     truth[rng.random(truth.shape) < 0.3] = np.nan
     truth[:3] = np.nan  # nothing is known of p0
-    for scores in (rng.random((90, 4)), np.zeros((90, 4)), np.ones((90, 4)), np.nan_to_num(truth)):
+    for drawn in (rng.random((90, 4)), np.zeros((90, 4)), np.ones((90, 4)), np.nan_to_num(truth)):
+        scores = drawn.astype(np.float32)
         whole = utility(scores, truth, patients)
         for gone in range(30):
             keep = [i for i in range(90) if i // 3 != gone]

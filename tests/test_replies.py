@@ -68,7 +68,7 @@ def weights(client: int) -> dict[str, NDArray[np.float32]]:
 
 
 def honest(client: int) -> RecordDict:
-    values = {"num-examples": SIZES[client], "weight": float(SIZES[client]), "steps": 3}
+    values: Any = {"num-examples": SIZES[client], "weight": float(SIZES[client]), "steps": 3}
     return RecordDict({"arrays": record_of(weights(client)), "metrics": MetricRecord(values)})
 
 
@@ -159,7 +159,7 @@ def hostile(draw: st.DrawFn, client: int) -> RecordDict | Error:
         else:
             del arrays[name]
     elif kind == 3:
-        record = draw(
+        record: Any = draw(
             st.sampled_from([record_of(weights(0)), MetricRecord({"a": 1.0}), ConfigRecord({})])
         )
         content[draw(ODD.filter(lambda key: key not in ("arrays", "metrics", "state")))] = record

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from fedmed.data.table import labels as table_labels
 from fedmed.evaluation.bootstrap import DEBIASED, score
-from fedmed.evaluation.comparison import _crossed, compare, holm
+from fedmed.evaluation.comparison import Test, _crossed, compare, holm
 from fedmed.evaluation.intervals import (
     LEAST,
     calibration,
@@ -95,7 +95,7 @@ def test_an_interval_is_the_exact_binomial_one_of_independent_trials() -> None:
     assert high == pytest.approx(beta.ppf(0.975, hits + 1, n - hits))
     sure = proportion(1.0, 0.0, patients=12)
     trials = 12 * (1.959964 / t.ppf(0.975, 11)) ** 2
-    assert sure == (pytest.approx(0.025 ** (1 / trials), rel=1e-4), 1.0)
+    assert sure == pytest.approx((0.025 ** (1 / trials), 1.0), rel=1e-4)
 
 
 def test_a_mean_is_known_from_as_many_patients_as_weigh_in_it() -> None:
@@ -125,7 +125,7 @@ def test_an_average_precision_is_taken_back_by_what_few_positives_add() -> None:
     found = score(shown, 200)
     drawn, value = found.drawn("auprc"), found.value("auprc")
     assert drawn.mean() > value
-    expected = proportion(2 * value - drawn.mean(), np.var(drawn, ddof=1) * 20 / 19, 20)
+    expected = proportion(2 * value - drawn.mean(), float(np.var(drawn, ddof=1)) * 20 / 19, 20)
     assert found.interval("auprc") == pytest.approx(expected)
 
 
@@ -171,7 +171,7 @@ def test_a_star_is_not_for_a_lucky_seed(simulation: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("test", ["bootstrap", "delong"])
-def test_a_clear_difference_is_starred_in_any_family(simulation: ModuleType, test: str) -> None:
+def test_a_clear_difference_is_starred_in_any_family(simulation: ModuleType, test: Test) -> None:
     ours, theirs = simulation.pairs_of_runs(np.random.default_rng(0), 2, 0.05, 3, patients=400)
     found = compare(ours, theirs, "auroc", test=test)
     assert found.seeds == 2
@@ -269,7 +269,7 @@ def test_clients_are_compared_over_what_they_share(
     summary = launch(*TINY, "dataset.patients=240", "partition.val_fraction=0.4", "rounds=1")
     rows = pd.read_csv(tmp_path / "run" / "metrics.csv").query("scope == 'val' and round == 1")
     table = rows.pivot(index="client", columns="metric", values="value")
-    auroc = table[[c for c in table if c.startswith("auroc/")]].dropna(how="all")
+    auroc = table.filter(regex="^auroc/").dropna(how="all")
     shared = auroc.dropna(axis=1)
     assert 0 < shared.shape[1] < 3 or not auroc.isna().to_numpy().any()
     kept = table["macro_auroc"].dropna()
@@ -282,7 +282,7 @@ def test_clients_are_compared_over_what_they_share(
         pd.read_csv(tmp_path / "run" / "partition.csv", dtype={"patient": str}), on="patient"
     )
     own = patients[patients["role"] == "val"]
-    names = [c.removeprefix("auroc/") for c in shared]
+    names = [str(name).removeprefix("auroc/") for name in shared]
     for client, positives in clients["val_positives"].dropna().items():
         mine = own[own["client"] == client]
         known = table_labels(mine, names)

@@ -98,8 +98,8 @@ def test_the_selection_rule_is_named_and_an_oracle_is_called_one(runs: list[Run]
             assert val[round_] == val.max()
             test = rows.query("scope == 'test'").set_index("round")["value"]
             assert value == pytest.approx(test[round_])
-    for one, other in zip(tables["oracle"].cells, tables["last"].cells, strict=True):
-        assert one.values["test.macro_auroc"] >= other.values["test.macro_auroc"]
+    for best_of, last in zip(tables["oracle"].cells, tables["last"].cells, strict=True):
+        assert best_of.values["test.macro_auroc"] >= last.values["test.macro_auroc"]
 
 
 def test_means_over_other_findings_are_told_apart(runs: list[Run], tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_claimed_and_audited_epsilon_share_a_cell(runs: list[Run], tmp_path: Pat
     told = summary(private) | {"privacy": {"unit": "patient", "epsilon": 4.0, "delta": 1e-5}}
     told.pop("sha256")  # of what it said before
     RunDirectory(private).write_summary(told)
-    left = {"version": 1, "model_sha256": told["model_sha256"], "access": None, "section": None}
+    left = {"format": 1, "model_sha256": told["model_sha256"], "access": None, "section": None}
     (private / "evaluations").mkdir()
     written = json.dumps(left | {"result": {"epsilon": 1.37}})
     (private / "evaluations" / "audit.json").write_text(written)

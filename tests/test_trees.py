@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from fedmed.models import from_record, to_record
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    arrays = {"w": np.float32([[1.5, np.nan]]), "scalar": np.float32(3).reshape(())}
-    tree = {
+    arrays = {"w": np.array([[1.5, np.nan]], np.float32), "scalar": np.array(3, np.float32)}
+    tree: dict[Any, Any] = {
         "records": RecordDict(
             {
                 "arrays": to_record(arrays),

@@ -46,7 +46,7 @@ def test_the_longer_the_wait_the_more_rarely_it_is_told_of(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(waiting.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     wait = Waiting("client 3", said.append)
     for _ in range(4000):
         now[0] += 1

@@ -33,6 +33,7 @@ GROUPS = (
     "dataset",
     "partition",
     "model",
+    "protocol",
     "strategy",
     "privacy",
     "client",

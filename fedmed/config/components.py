@@ -21,6 +21,7 @@ def within(task: Task) -> Iterator[tuple[str, Component]]:
     top = {
         "dataset": task.dataset,
         "partition": task.partition,
+        "protocol": task.protocol,
         "strategy.server": task.strategy.server,
         **_numbered("strategy.local", task.strategy.local),
         "model.network": task.model.network,

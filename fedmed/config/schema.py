@@ -233,6 +233,7 @@ class Task(_Frozen):
     dataset: Component
     partition: Component
     model: Model
+    protocol: Component
     strategy: Strategy
     privacy: Annotated[NoPrivacy | DPSGD, Field(discriminator="mechanism")]
     client: Client

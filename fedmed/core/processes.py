@@ -6,11 +6,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import FrameType
+from typing import Any
 
 WORKER = "fedmed.client.app"  # imports all that a worker needs
 #: What Slurm sends ahead of KILL: on preemption, and ahead of the time limit.
@@ -64,6 +65,41 @@ def context(preload: str = WORKER) -> ForkServerContext:
     with sheltered():
         forkserver.ensure_running()
     return started
+
+
+class Worker:
+    """A process that does what it is sent, until it is killed.
+
+    It is deaf to Ctrl-C, which is for its parent to act upon, and ends when its parent does,
+    however that dies. What one does of many tasks, and what its death means, is for its pool to
+    say: ``engines/pool.py`` has a client's message answered or not, ``data/decoding.py`` goes on
+    after the image that a worker died of.
+
+    Args:
+        work: called in the process with its end of the pipe and the arguments; it does not return.
+        arguments: what else it takes.
+
+    Attributes:
+        pipe: to the process.
+        process: which has begun.
+    """
+
+    def __init__(self, work: Callable[..., None], *arguments: Any) -> None:
+        self.pipe, theirs = context().Pipe()
+        self.process = context().Process(target=_work, args=(work, theirs, *arguments), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def kill(self) -> None:
+        """End the process, which is to hold nothing that is not handed over."""
+        self.process.kill()
+        self.process.join()
+
+
+def _work(work: Callable[..., None], *arguments: Any) -> None:
+    leave_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    work(*arguments)
 
 
 def warm_up(preload: str = WORKER) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 EXAMPLES = "num-examples"  # what a client has trained on or validated with, in a reply's metrics
 WEIGHT = "weight"  # of a client in the average, beside it
+POOLED = -1  # the client of a metric that is of no one client
 
 
 class MetricRow(NamedTuple):
@@ -15,7 +16,7 @@ class MetricRow(NamedTuple):
     Attributes:
         round: from 1; 0 is before the first.
         scope: ``train``, ``val``, ``test``, ``privacy``, ``cost``, ``faults``.
-        client: whose, -1 for all of them together.
+        client: whose, :data:`POOLED` for all of them together.
         metric: its name.
         value: of that name's unit.
     """

@@ -76,9 +76,9 @@ class Build:
             if former:
                 shutil.copyfile(former / PIXELS, new)
             else:
-                kind = np.uint8 if len(self.dataset.shape) == 2 else np.float32
-                shape = (len(self.images), *self.dataset.shape)
-                np.lib.format.open_memmap(new, "w+", kind, shape).flush()
+                spec = self.dataset.input
+                shape = (len(self.images), *spec.shape)
+                np.lib.format.open_memmap(new, "w+", np.dtype(spec.dtype), shape).flush()
             _write(journal, dict(enumerate(known)))
             new.rename(target)
         todo = [row for row, tried in enumerate(known) if tried is None]

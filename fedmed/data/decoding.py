@@ -4,12 +4,12 @@ What is decoded is hashed too, so that a store knows the very bytes that its pix
 
 A decoder written in C may crash, hang or ask for all the memory there is. Workers tell of every
 image as it is done, so that the one at which a worker died, or stayed too long, is known: it is
-left out with the reason, and a new worker goes on after it.
+left out with the reason, and a new worker goes on after it. That is why this is not the pool of the
+engine (``engines/pool.py``), whose workers tell of nothing but the end of a task.
 """
 
 import os
 import resource
-import signal
 import time
 import traceback
 from collections import deque
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedmed.core.errors import FedmedError, UnreadableImage
-from fedmed.core.processes import context, leave_with_parent
+from fedmed.core.processes import Worker
 from fedmed.data import pixels
 from fedmed.data.contents import Look, Tried, look, sha256
 from fedmed.data.table import Dataset
@@ -159,8 +159,8 @@ def _in_workers(
     team = [_Worker(dataset, target, waiting.popleft()) for _ in range(min(workers, len(waiting)))]
     try:
         while team:
-            heard = connection.wait([worker.connection for worker in team], timeout=1)
-            for worker in [worker for worker in team if worker.connection in heard]:
+            heard = connection.wait([worker.pipe for worker in team], timeout=1)
+            for worker in [worker for worker in team if worker.pipe in heard]:
                 if worker.hear():
                     yield worker.chunk
                     if waiting:
@@ -183,12 +183,8 @@ class _Worker:
         self._start(chunk)
 
     def _start(self, chunk: Chunk) -> None:
-        self.connection, theirs = context().Pipe()
-        self._process = context().Process(
-            target=_work, args=(*self._arguments, theirs), daemon=True
-        )
-        self._process.start()
-        theirs.close()
+        self._worker = Worker(_work, *self._arguments)
+        self.pipe = self._worker.pipe
         self.give(chunk)
         self._since: float | None = None  # starting takes what it takes
 
@@ -196,12 +192,12 @@ class _Worker:
         """Have what is left of a chunk decoded."""
         self.chunk = chunk
         self._since = time.monotonic()
-        self.connection.send((chunk.first + chunk.done, chunk.images[chunk.done :]))
+        self.pipe.send((chunk.first + chunk.done, chunk.images[chunk.done :]))
 
     def hear(self) -> bool:
         """Take in one message; say whether the chunk is done."""
         try:
-            said, what = self.connection.recv()
+            said, what = self.pipe.recv()
         except (EOFError, ConnectionError):
             self._replace("the decoder crashed")
             return False
@@ -214,16 +210,15 @@ class _Worker:
 
     def check_time(self) -> None:
         """Replace the process if it is too long at an image."""
-        if self._since is None or self.connection.poll():
+        if self._since is None or self.pipe.poll():
             return
         if time.monotonic() - self._since > SECONDS and self.chunk.done < len(self.chunk.images):
             self._replace(f"decoding took more than {SECONDS:g} s")
 
     def end(self) -> None:
         """End the process, which holds nothing that is not on disk."""
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
+        self._worker.kill()
+        self.pipe.close()
 
     def _replace(self, failure: str) -> None:
         self.end()
@@ -235,10 +230,8 @@ class _Worker:
         self._start(self.chunk)
 
 
-def _work(dataset: Dataset, target: Path, parent: Connection) -> None:
+def _work(parent: Connection, dataset: Dataset, target: Path) -> None:
     """Decode what ``parent`` sends: the first row, and images."""
-    leave_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     _limit_memory()
     parent.send((Said.STARTED, None))
     while True:

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedmed.data.inputs import InputSpec
+
 BLOCK = 1024  # rows read at once
 
 
@@ -27,6 +29,11 @@ class Examples:
     rows: NDArray[np.intp]
     _moved: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
+    @property
+    def input(self) -> InputSpec:
+        """What each row is."""
+        return InputSpec.of(self.pixels)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -41,9 +48,9 @@ class Examples:
         else:
             at = which if isinstance(which, slice) else torch.from_numpy(which).to(device)
             images, labels = (whole[at] for whole in self._resident(device))
-        if images.is_floating_point():
-            return images, labels
-        return images.unsqueeze(1).float().div_(127.5).sub_(1.0), labels
+        if self.input.is_image:
+            images = images.unsqueeze(1).float().div_(127.5).sub_(1.0)
+        return images, labels
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """Yield pixels or features, and labels, of all rows in their order, some at a time."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedmed.core.errors import DataError
 from fedmed.data.contents import NO_LOOK, look
+from fedmed.data.inputs import InputSpec
 
 PIXELS = "pixels.npy"
 META = "meta.json"
@@ -39,10 +40,11 @@ def seal(partial: Path, unreadable: Mapping[str, str]) -> None:
         raise DataError(f"no image could be read; the first: {next(iter(unreadable.values()))}")
     _blank(partial / PIXELS, [int(row) for row in unreadable])
     rows, even = defaultdict(list), []
+    images = InputSpec.of(decoded).is_image
     for row, image in enumerate(decoded):
         if str(row) not in unreadable:
             rows[hashlib.sha256(image.tobytes()).digest()].append(row)
-            if image.ndim == 2 and image.min() == image.max():
+            if images and image.min() == image.max():
                 even.append(row)
     meta = {
         "pixels_sha256": pixels_sha256(decoded),

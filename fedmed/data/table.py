@@ -21,6 +21,7 @@ from fedmed.core.errors import ConfigError, DataError
 from fedmed.core.seeding import generator
 from fedmed.core.spelling import MAY_CHANGE, alike, clean, each, key, says_nothing
 from fedmed.data.card import Card
+from fedmed.data.inputs import InputSpec
 
 COLUMNS = ("image", "patient", "site", "view", "sex", "age", "scanner", "split")
 VALUES = {
@@ -123,9 +124,9 @@ class Dataset(ABC):
         """Return all that pixels depend on besides the images' files, size and aspect."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of what the store holds of an image: H×W pixels, or F features."""
-        return (self.size, self.size)
+    def input(self) -> InputSpec:
+        """What the store holds of a row: an image of ``size``×``size``, if nothing else is said."""
+        return InputSpec((self.size, self.size), "uint8")
 
     def has(self, image: str) -> bool:
         """Say whether an image's file is there; always so where images are no files."""

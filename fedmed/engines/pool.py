@@ -3,6 +3,10 @@
 Each has a pipe of its own, so that what a dead one was at is known and no lock dies with it. A
 thread hands out the work, so that no worker waits while this process averages. With no workers the
 work is done here, when its result is asked for.
+
+It is not how images are decoded (``data/decoding.py``), though both have the same processes: there
+a worker tells of each image of a chunk, its death is that of one image after which another worker
+goes on, and nobody averages meanwhile. Here a task is done or it is not, and is never tried again.
 """
 
 import logging
@@ -20,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedmed.core.errors import FedmedError
-from fedmed.core.processes import await_end, context
+from fedmed.core.processes import Worker, await_end, context
 from fedmed.engines.waiting import Say, Waiting
 
 log = logging.getLogger(__name__)
@@ -231,34 +235,29 @@ class _Worker:
     @property
     def sentinel(self) -> int:
         """What is ready to be read once the process has ended."""
-        return self._process.sentinel
+        return self._worker.process.sentinel
 
     def look(self, say: Say) -> None:
         """Tell of a process that is stopped, and end one that does not go on."""
-        state = _state(self._process.pid)
+        process = self._worker.process
+        state = _state(process.pid)
         self._stopped = self._stopped + 1 if state in STOPPED else 0
         if self._stopped == SAID:
             say(
-                f"worker process {self._process.pid} is stopped (by SIGSTOP or a debugger): kill "
-                f"-CONT {self._process.pid} lets it go on, or it counts as dead in {GONE:g} s"
+                f"worker process {process.pid} is stopped (by SIGSTOP or a debugger): kill "
+                f"-CONT {process.pid} lets it go on, or it counts as dead in {GONE:g} s"
             )
         if self._stopped == GONE:
-            self._process.kill()
+            process.kill()
 
     def kill(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.join()
+        self._worker.kill()
 
     def _begin(self) -> None:
-        ours, theirs = context().Pipe()
-        self.pipe = ours
-        self._process = context().Process(
-            target=_work, args=(theirs, *self._arguments), daemon=True
-        )
-        self._process.start()
+        self._worker = Worker(_work, *self._arguments)
+        self.pipe = self._worker.pipe
         self._stopped = 0
-        theirs.close()
 
 
 def _state(process: int | None) -> str:

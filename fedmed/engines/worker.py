@@ -1,7 +1,6 @@
 """What a worker process does: be a client for one message."""
 
 import os
-import signal
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from fedmed.client.app import app
-from fedmed.core.processes import leave_with_parent
 from fedmed.engines.contents import content_of
 from fedmed.federation.messages import TaskSpec
 from fedmed.flower import process, serialization
@@ -36,12 +34,10 @@ class Request:
 
 
 def start(deterministic: bool, index: int) -> None:
-    """Prepare a worker process: one thread, one GPU if there are any, gone with its parent.
+    """Prepare a worker process: one thread, one GPU if there are any.
 
     One thread, so that sums do not depend on the number of cores.
     """
-    leave_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     process.host()
     torch.set_num_threads(1)
     if torch.cuda.is_available():

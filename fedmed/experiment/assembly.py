@@ -20,6 +20,7 @@ from fedmed.experiment.data import Data
 from fedmed.experiment.recording import Recorder
 from fedmed.federation.exchange import Exchange
 from fedmed.federation.messages import RunContext
+from fedmed.federation.protocol import Participants, Protocol
 from fedmed.federation.replies import TRAINED, VALIDATED, Terms
 from fedmed.federation.rounds import Federation
 from fedmed.federation.update_steps import UpdateStep, local_of
@@ -108,23 +109,22 @@ def opened_federation(
     engines = opened(config.runner, own, images, len(data.test), console.warn, grid, hospitals)
     with engines as (engine, score):
         run = told if hospitals else own
-        yield Federation(
+        participants = Participants(
             config,
             strategy,
             Exchange(engine, run, config.faults, console.client_done, console.warn),
             steps,
-            score,
             _terms(config, data, accounts.plan, steps),
-            data.truth,
             frozenset(validating),
             accounts.plan,
             accounts.ledger,
             accounts.budget,
             fingerprint(config.sha256, sizes),
-            recorder,
-            run_dir.checkpoint,
             console.warn,
         )
+        protocol: Protocol = config.protocol.build()
+        checkpoint = run_dir.checkpoint
+        yield Federation(protocol, participants, score, data.truth, recorder, checkpoint)
 
 
 def _terms(

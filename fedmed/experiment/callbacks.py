@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from fedmed.config import Config
-from fedmed.core.records import MetricRow
+from fedmed.core.records import POOLED, MetricRow
 from fedmed.experiment.accounts import Accounts
 from fedmed.experiment.data import Data
 from fedmed.experiment.recording import Recorder
@@ -136,7 +136,7 @@ class PrivacyRows(Callback):
             name = "epsilon" if i == 0 else f"epsilon/{unit}"  # units do not mix
             per_client = self._ledger.per_client(unit)
             rows += [MetricRow(round_, "privacy", k, name, v) for k, v in per_client.items()]
-            rows.append(MetricRow(round_, "privacy", -1, name, self._ledger.epsilon(unit)))
+            rows.append(MetricRow(round_, "privacy", POOLED, name, self._ledger.epsilon(unit)))
         return rows
 
 

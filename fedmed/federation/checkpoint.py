@@ -15,7 +15,7 @@ from fedmed.models import Arrays
 
 @dataclass
 class Checkpoint:
-    """The state of a run between two rounds.
+    """The state of a run between two rounds; other fields are another ``serialization.FORMAT``.
 
     Attributes:
         data: hashes of data, partition and configuration, which a resumed run must share.
@@ -52,7 +52,7 @@ class Checkpoint:
         """Return the checkpoint at ``path``, None if there is none.
 
         Raises:
-            FedmedError: if it is damaged, or another version of fedmed left it.
+            FedmedError: if it is damaged, of a newer format, or another version of fedmed left it.
         """
         if not path.exists():
             return None

@@ -3,7 +3,7 @@
 The engine carries messages. Rounds, client states and bytes are counted here, whatever carries.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from flwr.app import Message, RecordDict
 
@@ -14,7 +14,8 @@ from fedmed.federation.client_states import ClientStates
 from fedmed.federation.engine import Engine
 from fedmed.federation.messages import STATE, RunContext, TaskSpec
 from fedmed.federation.replies import Terms
-from fedmed.federation.reply_filter import ReplyFilter
+from fedmed.federation.reply_filter import Answered, ReplyFilter
+from fedmed.federation.update_steps import UpdateStep, decode
 from fedmed.flower.arrays import size_of
 
 
@@ -51,7 +52,20 @@ class Exchange:
         self._on_client = on_client
         self._say = say
 
-    def ask(self, round_: int, scope: str, messages: Sequence[Message], terms: Terms) -> "Replies":
+    def resume(self, bytes_down: int, bytes_up: int, states: Mapping[int, int]) -> None:
+        """Begin with what a checkpoint has counted, and the clients' states that it names."""
+        self.bytes_down, self.bytes_up = bytes_down, bytes_up
+        self.states.resume(states)
+
+    def ask(
+        self,
+        round_: int,
+        scope: str,
+        messages: Iterable[Message],
+        terms: Terms,
+        steps: Sequence[UpdateStep] = (),
+        in_turn: bool = False,
+    ) -> "Replies":
         """Return the replies to messages; they are sent as the replies are taken.
 
         Args:
@@ -59,6 +73,9 @@ class Exchange:
             scope: of their metrics: ``train`` or ``val``.
             messages: at most one to a client.
             terms: what is known of sound replies beforehand.
+            steps: what a client does to a reply of this scope, and is undone here.
+            in_turn: take each message and send it only when the reply to the one before it has
+                been taken, so that it may depend on that reply; else all are sent together.
         """
         filter_ = ReplyFilter(
             self._faults,
@@ -71,23 +88,28 @@ class Exchange:
         )
         asked = Asked(scope, self._run.config_sha256, round_, filter_.excluded)
         self.asked.append(asked)
-        answers = self._exchange(round_, messages, asked)
-        return Replies(scope, filter_, filter_.accept(messages, answers))
+        orders = ([message] for message in messages) if in_turn else [list(messages)]
+        answered = (pair for some in orders for pair in self._exchange(round_, some, asked))
+        return Replies(scope, filter_, filter_.accept(answered), steps)
 
     def _exchange(
         self, round_: int, messages: Sequence[Message], asked: Asked
-    ) -> Iterator[Message]:
+    ) -> Iterator[Answered]:
+        """Yield messages with their replies, in the clients' order; those without one last."""
         asked.sent({self.engine.client_of(m.metadata.dst_node_id): m for m in messages})
-        tasks = {}
+        tasks, waiting = {}, {}
         for message in messages:
             node = message.metadata.dst_node_id
             client = self.engine.client_of(node)
             tasks[node] = TaskSpec(client, round_, *self.states.of(client), self._run)
+            waiting[node] = message
             self.bytes_down += _array_bytes(message.content)
         for reply in self.engine.exchange(messages, tasks, self._faults.deadline):
             if not reply.has_error():
                 self._received(round_, reply, asked)
-            yield reply
+            yield waiting.pop(reply.metadata.src_node_id), reply
+        for message in waiting.values():  # an engine may leave out who is late
+            yield message, None
 
     def _received(self, round_: int, reply: Message, asked: Asked) -> None:
         """Count a reply's bytes, note what it is, and take the state that its client has left."""
@@ -104,18 +126,26 @@ class Replies:
     Args:
         scope: of their metrics.
         filter_: which of them are usable.
-        accepted: those.
+        accepted: those, each behind its message.
+        steps: what is undone in each.
     """
 
-    def __init__(self, scope: str, filter_: ReplyFilter, accepted: Iterator[Message]) -> None:
+    def __init__(
+        self,
+        scope: str,
+        filter_: ReplyFilter,
+        accepted: Iterator[tuple[Message, Message]],
+        steps: Sequence[UpdateStep],
+    ) -> None:
         self.filter = filter_
         self.metrics: list[MetricRow] = []
         self._scope = scope
         self._accepted = accepted
+        self._steps = steps
 
     def __iter__(self) -> Iterator[Message]:
-        """Yield each reply once, and note its metrics."""
-        for reply in self._accepted:
+        """Yield each reply once, with all steps undone, and note its metrics."""
+        for message, reply in self._accepted:
             client = self.filter.client_of(reply.metadata.src_node_id)
             self.metrics += [
                 MetricRow(self.filter.round, self._scope, client, name, float(value))
@@ -123,6 +153,7 @@ class Replies:
                 for name, value in record.items()
                 if name != WEIGHT and not isinstance(value, list)
             ]
+            decode(self._steps, message.content, reply.content)
             yield reply
 
 

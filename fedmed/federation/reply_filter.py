@@ -8,7 +8,7 @@ injected on purpose are :mod:`fedmed.client.fault_injection`'s.
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedmed.config import Faults
 from fedmed.core.errors import FedmedError
-from fedmed.core.records import MetricRow
+from fedmed.core.records import POOLED, MetricRow
 from fedmed.core.texts import block, cause
 from fedmed.federation.messages import KINDS, DroppedOut
 from fedmed.federation.replies import Malformed, Terms, read
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 SCOPE = "faults"  # of their rows in metrics.csv
 NAMED = 5  # clients named in a line of the console
+
+#: A message to a client and its reply, which may be none.
+Answered = tuple[Message, Message | None]
 
 
 @dataclass(frozen=True)
@@ -159,18 +162,21 @@ class ReplyFilter:
     answered: int = 0
     excluded: dict[int, ReplyError] = field(default_factory=dict)
 
-    def accept(self, messages: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
-        """Yield those of ``replies`` to ``messages`` that are sound, in their order.
+    def accept(self, answered: Iterable[Answered]) -> Iterator[tuple[Message, Message]]:
+        """Yield the messages whose replies are sound, with those, in their order.
 
         Raises:
             ClientFailure: at the first that is not, if the policy is to stop.
             FedmedError: in the end, if too few are.
         """
-        sent = {m.metadata.dst_node_id: m.content for m in messages}
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            client = self.client_of(node)
-            error = error_of(reply, sent.pop(node), self.policy.max_norm, client, self.terms)
+        asked = 0
+        for message, reply in answered:
+            asked += 1
+            client = self.client_of(message.metadata.dst_node_id)
+            if reply is None:
+                self._exclude(client, ReplyError("late", "did not answer: no answer in time"))
+                continue
+            error = error_of(reply, message.content, self.policy.max_norm, client, self.terms)
             if error:
                 self._exclude(client, error)
                 if not reply.has_error():
@@ -178,12 +184,8 @@ class ReplyFilter:
                 continue
             self.answered += 1
             self.on_client(client)
-            yield reply
-        for node in sent:  # an engine may leave out who is late
-            self._exclude(
-                self.client_of(node), ReplyError("late", "did not answer: no answer in time")
-            )
-        self._conclude(len(messages))
+            yield message, reply
+        self._conclude(asked)
 
     def rows(self) -> list[MetricRow]:
         """Return a row for each client that was excluded, and one for how many of each kind."""
@@ -194,7 +196,7 @@ class ReplyFilter:
                 for k, error in self.excluded.items()
             ),
             *(
-                MetricRow(self.round, SCOPE, -1, kind, float(n))
+                MetricRow(self.round, SCOPE, POOLED, kind, float(n))
                 for kind, n in sorted(kinds.items())
             ),
         ]

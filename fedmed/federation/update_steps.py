@@ -5,10 +5,10 @@ keeps, then changed by the steps that the strategy names (``strategy.local``). T
 them in reverse, reply by reply, before it aggregates.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 
 from fedmed.config import Strategy
 from fedmed.core.errors import ConfigError
@@ -99,18 +99,7 @@ def encode(
         step.encode(sent, content, state, seed)
 
 
-def decode(
-    steps: Sequence[UpdateStep], messages: Iterable[Message], replies: Iterable[Message]
-) -> Iterator[Message]:
-    """Yield the replies with all steps undone, in reverse, each as it comes.
-
-    Args:
-        steps: in the order in which a client takes them.
-        messages: to the clients, at most one to each.
-        replies: to them, each held against what is due.
-    """
-    sent = {message.metadata.dst_node_id: message.content for message in messages}
-    for reply in replies:
-        for step in reversed(steps):
-            step.decode(sent[reply.metadata.src_node_id], reply.content)
-        yield reply
+def decode(steps: Sequence[UpdateStep], sent: RecordDict, content: RecordDict) -> None:
+    """Undo all steps at the server, in reverse; see :meth:`UpdateStep.decode`."""
+    for step in reversed(steps):
+        step.decode(sent, content)

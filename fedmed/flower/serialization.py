@@ -18,10 +18,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fedmed.core import formats
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import damaged, write_atomically
 from fedmed.flower.arrays import Array, decoded, record_of
 
+#: Of the files that outlive a process: how a tree lies in one, and what the trees of a run hold
+#: (``federation.checkpoint.Checkpoint``, a client's state).
+FORMAT = 2
 Arrays = dict[str, NDArray[Any]]
 _RECORDS: dict[str, Callable[[dict[Any, Any]], Any]] = {
     "ArrayRecord": record_of,
@@ -43,7 +47,7 @@ def save(tree: Any, path: Path, durable: bool = True) -> None:
     Args:
         tree: what to write.
         path: where to.
-        durable: whether the file must outlive a power cut, and has a checksum.
+        durable: whether the file must outlive a power cut, and has a format and a checksum.
 
     Raises:
         NotATree: naming the place and type of a value that cannot be written.
@@ -53,7 +57,7 @@ def save(tree: Any, path: Path, durable: bool = True) -> None:
     header = json.dumps(_pack(tree, "tree", arrays))
     metadata = {"tree": header}
     if durable:
-        metadata["sha256"] = _digest(header, arrays)
+        metadata |= {formats.KEY: str(FORMAT), "sha256": _digest(header, arrays)}
     write_atomically(path, lambda new: save_file(arrays, new, metadata), durable)
 
 
@@ -62,20 +66,28 @@ def load(path: Path, durable: bool = True) -> Any:
 
     Args:
         path: the file.
-        durable: whether it was to outlive a power cut: then it is held against its checksum.
+        durable: whether it was to outlive a power cut: then its format is to be known, and it is
+            held against its checksum.
 
     Raises:
-        FedmedError: if it is not as it was written.
+        FedmedError: if it is not as it was written, or of a newer format.
     """
     try:
         with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if durable:
+                formats.check(path, _number(metadata.get(formats.KEY)), FORMAT)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata()
         if durable and metadata["sha256"] != _digest(metadata["tree"], arrays):
             raise damaged(path, "its content is not what its checksum is of")
         return _unpack(json.loads(metadata["tree"]), arrays)
     except (SafetensorError, ValueError, LookupError, TypeError):
         raise damaged(path, "it cannot be read") from None
+
+
+def _number(text: str | None) -> int | str | None:
+    """Return a number that a header, whose values are all texts, holds; another text as it is."""
+    return int(text) if text and text.isdecimal() else text
 
 
 def _digest(header: str, arrays: Arrays) -> str:

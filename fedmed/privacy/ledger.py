@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedmed.core import formats
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import write_atomically
 from fedmed.core.units import UNITS, Unit, named
 from fedmed.privacy.accounting import ACCOUNTANT, PURE, cross_checks, epsilon
 from fedmed.privacy.events import Event
 
+FORMAT = 1  # of the file
 IMAGES = 10  # or other parts of a patient, whose ε is told beside one's
 
 
@@ -241,6 +243,7 @@ class Ledger:
 
     def _write(self) -> None:
         content = {
+            formats.KEY: FORMAT,
             "delta": dict(self.deltas),
             "accountant": ACCOUNTANT,
             "repeatable": self.repeatable,
@@ -266,11 +269,11 @@ def _kept(path: Path, config_sha256: str) -> dict[str, Any]:
         return {"events": [], "stopped": {}, "made_from": []}
     try:
         kept: dict[str, Any] = json.loads(path.read_text())
-        written = kept.pop("sha256", None)
-        of, count = kept.get("config_sha256", config_sha256), len(kept["events"])
-        kept.setdefault("made_from", [""] * count)
+        formats.check(path, kept.get(formats.KEY), FORMAT)
+        written = kept.pop("sha256")
+        of, count = kept["config_sha256"], len(kept["events"])
         _ = [Event(**event) for event in kept["events"]], kept["stopped"].items()
-        whole = written in (None, _digest(kept)) and len(kept["made_from"]) == count
+        whole = written == _digest(kept) and len(kept["made_from"]) == count
     except (ValueError, LookupError, TypeError, AttributeError, OSError):
         whole, of, count = False, "", 0
     if not whole:

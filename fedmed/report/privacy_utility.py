@@ -1,6 +1,5 @@
 """What privacy costs: macro AUROC on the test patients against the ε that a run has spent."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from fedmed.core.errors import FedmedError
+from fedmed.runs.directory import RunDirectory
 
 
 def collect(folder: Path, name: str) -> pd.DataFrame:
@@ -20,11 +20,11 @@ def collect(folder: Path, name: str) -> pd.DataFrame:
         name: of the experiment.
 
     Raises:
-        FedmedError: if there is no finished run of it.
+        FedmedError: if there is no finished run of it, or a summary cannot be believed.
     """
     rows = []
     for path in sorted(folder.glob("*/summary.json")):
-        summary = json.loads(path.read_text())
+        summary = RunDirectory(path.parent).summary() or {}
         if summary.get("name") != name or summary["status"] != "finished":
             continue
         if not summary["test"]:

@@ -267,6 +267,7 @@ def config_line(config: Config) -> str:
     """Return what is about to run, in a line."""
     return (
         f"{config.name}: {config.dataset.target.rpartition('.')[2]}, "
+        f"{config.protocol.target.rpartition('.')[2]}, "
         f"{config.strategy.server.target.rpartition('.')[2]}, "
         f"{config.model.network.target.rpartition('.')[2]}, seed {config.seed}"
     )

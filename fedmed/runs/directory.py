@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors.numpy import save_file
 from yaml import YAMLError
 
-from fedmed.core import jsontext
+from fedmed.core import formats, jsontext
 from fedmed.core.errors import FedmedError, readable
 from fedmed.core.files import damaged, write_atomically
 from fedmed.core.records import MetricRow, csv_lines
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # to look at run directories takes no MONAI
     from fedmed.evaluation.predictions import Predictions
     from fedmed.models import Arrays
 
+FORMAT = 1  # of summary.json
 DIGEST = "sha256"  # the key in summary.json of the hash of all else in it
 #: Whose hashes a finished run's summary holds.
 RESULTS = (
@@ -102,18 +103,21 @@ class RunDirectory:
         """Return the summary, None if the run never came as far.
 
         Raises:
-            FedmedError: if it is damaged, or was changed after it was written.
+            FedmedError: if it is damaged, was changed after it was written, or is of a newer
+                format.
         """
         path = self.path / "summary.json"
         if not path.exists():
             return None
         try:
             found = cast(dict[str, Any], json.loads(path.read_text()))
-            digest = found.pop(DIGEST, None)
-            _ = found["status"]
+            formats.check(path, found.get(formats.KEY), FORMAT)
+            digest = found.pop(DIGEST)
+            whole = digest == _digest(found)
+            _ = found.pop(formats.KEY), found["status"]
         except (ValueError, LookupError, TypeError, AttributeError):
             raise damaged(path, "it is no summary") from None
-        if digest is not None and digest != _digest(found):
+        if not whole:
             raise damaged(path, "it is not as it was written")
         return found
 
@@ -159,8 +163,9 @@ class RunDirectory:
             write_atomically(self.path / ".hydra" / name, partial(OmegaConf.save, content))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write ``summary.json``, and in it the hash of all that it says."""
-        text = jsontext.dumps(summary | {DIGEST: _digest(summary)})
+        """Write ``summary.json``, and in it its format and the hash of all that it says."""
+        content = {formats.KEY: FORMAT, **summary}
+        text = jsontext.dumps(content | {DIGEST: _digest(content)})
         write_atomically(self.path / "summary.json", lambda new: new.write_text(text))
 
     def digests(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from fedmed.core import jsontext
+from fedmed.core import formats, jsontext
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import damaged, write_atomically
 from fedmed.runs.directory import RunDirectory
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fedmed.runs.run import Run
 
 FOLDER = "evaluations"
-VERSION = 1  # of the files; counted up when an older reader could misread one
+FORMAT = 1  # of the files
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -100,7 +100,7 @@ def evaluate(evaluation: Evaluation, run: "Run") -> Mapping[str, Any]:
     result = evaluation(run)
     section = evaluation.section(result)
     content = {
-        "version": VERSION,
+        formats.KEY: FORMAT,
         "name": name,
         "access": getattr(evaluation, "access", None),
         "model_sha256": run.summary["model_sha256"],
@@ -124,18 +124,17 @@ def read(folder: Path, model_sha256: str | None) -> dict[str, dict[str, Any]]:
         model_sha256: of its summary.
 
     Raises:
-        FedmedError: if a file is damaged, of a newer version, or of another model.
+        FedmedError: if a file is damaged, of a newer format, or of another model.
     """
     found = {}
     for path in sorted((folder / FOLDER).glob("*.json")):
         try:
             content = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-            version, model = content["version"], content["model_sha256"]
+            formats.check(path, content.get(formats.KEY), FORMAT)
+            model = content["model_sha256"]
             found[path.stem] = {key: content[key] for key in ("access", "result", "section")}
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise damaged(path, "it is no evaluation") from None
-        if version > VERSION:
-            raise FedmedError(f"{path}: was written by a newer fedmed (format {version})")
         if model != model_sha256:
             raise FedmedError(f"{path}: is of another model than the run's; evaluate it again")
     return found

@@ -15,11 +15,13 @@ from hydra.errors import OverrideParseException
 
 from fedmed import config as cfg
 from fedmed.config.messages import malformed
+from fedmed.core import formats
 from fedmed.core.errors import ConfigError, readable
 from fedmed.core.files import write_atomically
 from fedmed.runs.directory import RunDirectory
 
 State = Literal["done", "running", "failed", "interrupted", "missing"]
+FORMAT = 1  # of the file of a grid
 LONGEST = 100  # letters of a grid's name in that of its file
 GRIDS = "grids"  # the folder, beside the run directories, of the files that tell which cells are
 
@@ -111,7 +113,7 @@ class Grid:
             {k: v for k, v in asdict(cell).items() if k in ("run_id", "overrides", "varied")}
             for cell in self.cells
         ]
-        text = json.dumps({"name": self.name, "cells": cells}, indent=1)
+        text = json.dumps({formats.KEY: FORMAT, "name": self.name, "cells": cells}, indent=1)
         with readable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda new: new.write_text(text + "\n"))
@@ -119,16 +121,21 @@ class Grid:
 
     @classmethod
     def load(cls, path: Path) -> "Grid":
-        """Read what :meth:`save` wrote. Raises ConfigError if it is no such file."""
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FedmedError: if it is no such file, or of a newer format.
+        """
         folder = path.parent.parent
         try:
             saved = json.loads(path.read_text())
+            formats.check(path, saved.get(formats.KEY), FORMAT)
             cells = [
                 Cell(c["run_id"], (*c["overrides"],), (*c["varied"],), folder / c["run_id"])
                 for c in saved["cells"]
             ]
             return cls(saved["name"], folder, (), tuple(cells))
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise ConfigError(f"{path}: is not the file of a grid") from None
 
 

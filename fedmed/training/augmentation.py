@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from fedmed.config import Augment
+from fedmed.data.inputs import InputSpec
 
 
-def augment(images: Tensor, how: Augment, rng: Generator) -> Tensor:
+def augment(images: Tensor, spec: InputSpec, how: Augment, rng: Generator) -> Tensor:
     """Return N×1×H×W images in [-1, 1], each turned, shifted, zoomed and exposed at random.
 
     What comes in from outside the film is as dark as collimated film (-1). Features, N×F, are
     left as they are.
     """
-    if images.ndim == 2 or not any(dict(how).values()):
+    if not spec.is_image or not any(dict(how).values()):
         return images
     angle, zoom, x, y, gain, offset = _uniform(len(images), rng).to(images.device)
     if how.rotate or how.shift or how.scale:

@@ -57,7 +57,7 @@ def train(
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator
         for which in batches(len(examples), how, seed):
             images, labels = examples.batch(which, device)
-            images = augment(images, how.augment, rng)
+            images = augment(images, examples.input, how.augment, rng)
             optimizer.zero_grad()
             with autocast:
                 logits = network(images)

@@ -83,7 +83,7 @@ def train(
 
     def load(which: Rows) -> tuple[Tensor, Tensor]:
         images, labels = examples.batch(which, device)
-        return augment(images, how.augment, rng), labels
+        return augment(images, examples.input, how.augment, rng), labels
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # layers such as dropout draw from the global generator

@@ -1,0 +1,1 @@
+"""Protocols: one file each, named by ``protocol._target_``."""
