@@ -25,7 +25,7 @@ from fedmed.flower.arrays import Array, decoded, record_of
 
 #: Of the files that outlive a process: how a tree lies in one, and what the trees of a run hold
 #: (``federation.checkpoint.Checkpoint``, a client's state).
-FORMAT = 2
+FORMAT = 1
 Arrays = dict[str, NDArray[Any]]
 _RECORDS: dict[str, Callable[[dict[Any, Any]], Any]] = {
     "ArrayRecord": record_of,

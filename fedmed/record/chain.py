@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedmed.core.errors import FedmedError
+from fedmed.core import formats
 from fedmed.core.files import damaged
 from fedmed.core.jsontext import canonical
 from fedmed.record import lines, merkle
@@ -22,7 +22,7 @@ FORMAT = 1  # of a record; counted up when an older version could read another m
 NONE_BEFORE = "0" * 64  # the previous hash of the first record
 Record = Mapping[str, Any]
 #: What a record has by its place in the chain, and not by what was done.
-_PLACE = ("format", "previous", "attempt", "events", "privacy")
+_PLACE = (formats.KEY, "previous", "attempt", "events", "privacy")
 
 
 class Chain:
@@ -111,7 +111,7 @@ class Chain:
             return
         record = {
             **body,
-            "format": FORMAT,
+            formats.KEY: FORMAT,
             "attempt": sum(other["round"] == round_ for other in self.records),
             "previous": self._leaves[-1].hex() if self._leaves else NONE_BEFORE,
         }
@@ -131,14 +131,11 @@ def _parsed(path: Path, place: int, line: bytes) -> dict[str, Any]:
         record = json.loads(line)
         if canonical(record) != line:
             raise ValueError
-        of, _ = record["format"], (record["previous"], record["attempt"], record["events"])
+        formats.check(path, record[formats.KEY], FORMAT)
+        _ = record["previous"], record["attempt"], record["events"]
         round_ = record["round"]
     except (ValueError, LookupError, TypeError, RecursionError):
         raise damaged(path, f"record {place} is not as it was written") from None
-    if of != FORMAT:
-        raise FedmedError(
-            f"{path}: record {place} is of format {of!r}, this version reads {FORMAT}"
-        )
     if type(round_) is not int or round_ < 0:
         raise damaged(path, f"record {place} is of no round: {round_!r}")
     return dict(record)

@@ -228,8 +228,8 @@ def check_ledger(
     if not last["privacy"] and not path.exists():
         return None
     ledger = Ledger.read(path, rounds[0]["config"])
-    text = path.read_text()
-    if json.dumps(json.loads(text), indent=1) != text:
+    text = path.read_bytes()
+    if json.dumps(json.loads(text), indent=1).encode() != text:
         raise damaged(path, "it is not as it was written")
     bound = [Event(**event) for event in events]
     for event in sorted(set(bound) ^ set(ledger.events), key=lambda event: event.round):
