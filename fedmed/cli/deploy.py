@@ -68,7 +68,8 @@ def deploy(overrides: list[str], folder: Path | None) -> None:
         data = folder / "server"
         own = ["runner=deployment", f"runner.data={data}", f"runner.clients={clients}"]
         here = Path(settings(overrides).run.dir).absolute()
-        run_id = federation.run([*overrides, *own, f"hydra.run.dir={here}"])
+        key = f"record.key={federation.record_key('server')}"
+        run_id = federation.run([key, *overrides, *own, f"hydra.run.dir={here}"])
         federation.log(run_id)
         while not (status := federation.status(run_id)).startswith(OVER):
             time.sleep(LOOK)

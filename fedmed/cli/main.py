@@ -22,6 +22,7 @@ COMMANDS = {
     "score": "score anyone's predictions as a run's are",
     "audit": "attack a finished run: a lower bound on its ε, membership inference",
     "evaluate": "put a question to finished runs: subgroups, or one of your own",
+    "verify": "hold a run against its signed, chained record, and name what does not fit",
     "release": "label counts and the best round of a finished run, under privacy",
     "privacy-utility": "what privacy costs: the scores of a sweep against ε",
     "datasets": "which datasets there are, on which terms, and whether a download is whole",

@@ -14,6 +14,7 @@ from fedmed.client.context import ClientContext, context_of
 from fedmed.client.enforcement import enforce
 from fedmed.client.fault_injection import inject
 from fedmed.client.redaction import redact_errors
+from fedmed.client.signing import sign
 from fedmed.client.state import at_rest
 from fedmed.config import DPSGD, identity, wire
 from fedmed.core.records import EXAMPLES, WEIGHT
@@ -43,7 +44,7 @@ from fedmed.training.dpsgd import train as dpsgd
 app = ClientApp()
 
 
-@app.train(mods=[redact_errors, enforce, at_rest, inject])
+@app.train(mods=[redact_errors, enforce, sign, at_rest, inject])
 def train(message: Message, context: Context) -> Message:
     """Train on the client's training patients and return its weights."""
     own, spec = _open(message, context)
@@ -83,7 +84,7 @@ def train(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
-@app.evaluate(mods=[redact_errors, enforce, at_rest, inject])
+@app.evaluate(mods=[redact_errors, enforce, sign, at_rest, inject])
 def evaluate(message: Message, context: Context) -> Message:
     """Score the global weights on the client's validation patients."""
     own, spec = _open(message, context)

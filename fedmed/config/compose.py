@@ -21,7 +21,7 @@ from fedmed.config.schema import Component, Config, Deployment, Local
 from fedmed.core.errors import ConfigError
 
 CONF = Path(__file__).parent.parent / "conf"
-_QUICK = ("strategy.server", "strategy.local")  # to build, which checks more than types
+_QUICK = ("strategy.server", "strategy.local", "anchor")  # to build, which checks more than types
 _HERE = ("dataset", "partition")  # likewise, but for a federation whose images are elsewhere
 
 

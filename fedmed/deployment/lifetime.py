@@ -1,9 +1,9 @@
 """A hospital's own ledger: what is spent of its patients, over all runs, servers and crashes.
 
-It is keyed by patients, not by data sets: who was in two of them has paid for both. A line is on the
-disk before the training that it pays for begins, each training is a release of its own (noise that
-is drawn anew is another release), and no message takes a line away. So a crash can only count too
-much. Patients stand in it as keyed hashes.
+It is keyed by patients, not by data sets: who was in two of them has paid for both. A line is on
+the disk before the training that it pays for begins, each training is a release of its own (noise
+that is drawn anew is another release), and no message takes a line away. So a crash can only count
+too much. Patients stand in it as keyed hashes.
 """
 
 import fcntl

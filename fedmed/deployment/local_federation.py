@@ -21,6 +21,7 @@ from typing import Any
 
 from fedmed.core.errors import FedmedError
 from fedmed.deployment.certificates import make_certificates, make_node_key
+from fedmed.record.signatures import make_key
 
 NAME = "loopback"  # of the SuperLink in Flower's configuration
 STARTS = 120.0  # seconds that a SuperLink may take to start
@@ -63,13 +64,26 @@ class Loopback:
             make_node_key(path)
         return path
 
+    def record_key(self, who: str) -> Path:
+        """Return the file of the key that someone signs the record with, made if it is not there.
+
+        Args:
+            who: ``server``, or ``hospital-0`` and so on; the public key is ``records/WHO.pub``.
+        """
+        path = self.folder / "records" / who
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            make_key(path)
+        return path
+
     def register(self, client: int) -> None:
         """Register a hospital's public key with the SuperLink."""
         self.flwr("supernode", "register", f"{self.key(client)}.pub", NAME)
 
     def start_node(self, client: int, data: Path) -> subprocess.Popen[bytes]:
         """Start a hospital's SuperNode, which sees the folder ``data`` and no other."""
-        config = f'partition-id={client} data="{data.absolute()}"'
+        key = self.record_key(f"hospital-{client}")
+        config = f'partition-id={client} data="{data.absolute()}" record-key="{key}"'
         return self._start(
             f"hospital-{client}",
             "flower-supernode",

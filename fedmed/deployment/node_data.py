@@ -157,6 +157,8 @@ def describe(
         **{trained(unit): int(unit.keys(images)[train].nunique()) for unit in trainable()},
         "val_images": int((~train).sum()),
         "data_sha256": keyed(own.sha256),
+        "table_sha256": keyed(table_sha256(own.table)),
+        "pixels_sha256": keyed(own.pixels_sha256),
         "partition_sha256": keyed(partition.sha256(whose)),
         **{target: int(n) for target, n in zip(targets, positive, strict=True)},
     }
