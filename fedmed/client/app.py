@@ -27,7 +27,6 @@ from fedmed.federation.messages import (
     ARRAYS,
     CONFIG,
     DESCRIBE,
-    HOME,
     KEPT,
     METRICS,
     NODE_REPORT,
@@ -36,6 +35,7 @@ from fedmed.federation.messages import (
     TaskSpec,
 )
 from fedmed.federation.update_steps import SharedArrays, encode, local_of
+from fedmed.flower.node_config import HOME
 from fedmed.privacy.disclosure import Disclosure
 from fedmed.privacy.release import utility
 from fedmed.training import sgd

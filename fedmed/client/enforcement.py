@@ -13,12 +13,11 @@ from fedmed.deployment.policy import Promise, Refused
 from fedmed.federation.messages import (
     CONFIG,
     DESCRIBE,
-    HOME,
     NOISE,
     RunContext,
     TaskSpec,
-    is_simulated,
 )
+from fedmed.flower.node_config import HOME, is_simulated
 from fedmed.flower.private import ClientAppCallable
 from fedmed.privacy.budget import planned
 from fedmed.privacy.disclosure import Disclosure

@@ -4,7 +4,8 @@ from flwr.app import Context, Message
 
 from fedmed.config.wire import WireError
 from fedmed.deployment.policy import Refused
-from fedmed.federation.messages import DroppedOut, is_simulated
+from fedmed.federation.messages import DroppedOut
+from fedmed.flower.node_config import is_simulated
 from fedmed.flower.private import ClientAppCallable
 
 #: Which say nothing but what the server knows, versions, and which part of a policy refuses.

@@ -10,8 +10,9 @@ from flwr.app import Context, Message, RecordDict
 
 from fedmed.client.app import app
 from fedmed.engines.contents import content_of
-from fedmed.federation.messages import SIMULATED, TaskSpec
+from fedmed.federation.messages import TaskSpec
 from fedmed.flower import process, serialization
+from fedmed.flower.node_config import SIMULATED
 
 
 @dataclass(frozen=True)

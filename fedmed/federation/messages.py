@@ -12,6 +12,7 @@ from typing import Any, Self
 from flwr.app import ConfigRecord, Context, Message
 
 from fedmed.core.errors import FedmedError
+from fedmed.flower.node_config import CLIENT, DEVICE, HOME, is_simulated
 from fedmed.flower.private import ErrorCode
 
 # Records of a message to a client
@@ -33,12 +34,6 @@ KEPT = "buffers"  # its own arrays, which never travel; as files have called the
 
 DESCRIBE = "query.describe"  # the type of the message that asks for it
 
-# Keys of a node's config
-HOME = "home"  # the folder of a hospital's policy, data and keys
-#: By one of these a node is known as simulated, and then goes by the paths that it is told: the
-#: first is set by the engines here, the second by Flower's own simulation.
-SIMULATED = ("simulated", "num-partitions")
-
 # Codes of a reply that is an error
 RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 DIED: int = ErrorCode.CLIENT_APP_CRASHED
@@ -59,13 +54,6 @@ class DroppedOut(Exception):
 
     def __init__(self) -> None:
         super().__init__(self.WORDS)
-
-
-def is_simulated(context: Context) -> bool:
-    """Return whether a node is simulated, by its own config, which no message can change."""
-    return HOME not in context.node_config and any(
-        name in context.node_config for name in SIMULATED
-    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +104,7 @@ class RunContext:
         home = Path(str(own[HOME]))
         return replace(
             run,
-            device=str(own.get("device", run.device)),
+            device=str(own.get(DEVICE, run.device)),
             store=str(home / "data"),
             table=str(home / "data" / "table.parquet"),
             partition=str(home / "data" / "partition.csv"),
@@ -159,7 +147,7 @@ class TaskSpec(_Turn):
             FedmedError: if it is another version's, or meant for another hospital.
         """
         task = cls(**_read(message, TASK, _Turn), run=RunContext.of(message, context))
-        own = context.node_config.get("partition-id")
+        own = context.node_config.get(CLIENT)
         if not is_simulated(context) and own != task.client:
             raise FedmedError(f"a message to client {task.client} came to client {own}")
         return task
