@@ -4,8 +4,9 @@ fedmed deploy +experiment=quickstart
 fedmed deploy +experiment=quickstart --folder DIR     # where all of it is kept
 
 Each SuperNode has a folder with its own patients and no other; all talk over TLS on loopback with
-keys that are registered. The weights are those of runner=local to the bit. Ctrl-C ends all of it;
-given again, the command goes on after the last round.
+keys that are registered, through nginx, which lets them reach what they need of the SuperLink and
+no more. The weights are those of runner=local to the bit. Ctrl-C ends all of it; given again, the
+command goes on after the last round.
 """
 
 import os
@@ -32,6 +33,9 @@ def parser() -> ArgumentParser:
     parser = new_parser("deploy", __doc__)
     parser.add_argument("--nodes", type=int, help="hospitals, where the partition takes a number")
     parser.add_argument("--folder", type=Path, help="deployments/RUN_ID when left out")
+    parser.add_argument(
+        "--open", action="store_true", help="without nginx: a trial that keeps nobody out"
+    )
     parser.add_argument("overrides", nargs="*", help=OVERRIDES)
     return parser
 
@@ -44,11 +48,30 @@ def main(argv: Sequence[str]) -> None:
     overrides = arguments.overrides
     if arguments.nodes:
         overrides = [*overrides, f"partition.clients={arguments.nodes}"]
-    deploy(overrides, arguments.folder)
+    if arguments.open:
+        print("--open: no proxy; who reaches the hospitals' port can start runs at all of them")
+    else:
+        _check_nginx()
+    deploy(overrides, arguments.folder, proxied=not arguments.open)
 
 
-def deploy(overrides: list[str], folder: Path | None) -> None:
+def _check_nginx() -> None:
+    """See to it before the images are read."""
+    from fedmed.deployment.proxy import nginx
+
+    try:
+        nginx()
+    except FedmedError as error:
+        raise FedmedError(f"{error}; --open does without, and keeps nobody out") from None
+
+
+def deploy(overrides: list[str], folder: Path | None, proxied: bool) -> None:
     """Prepare the folders, start the federation, run the experiment, and end all of it.
+
+    Args:
+        overrides: of the experiment.
+        folder: of all that is made; None for ``deployments/RUN_ID``.
+        proxied: whether hospitals reach the SuperLink through nginx.
 
     Raises:
         FedmedError: if the run fails.
@@ -61,7 +84,7 @@ def deploy(overrides: list[str], folder: Path | None) -> None:
     folder = (folder or Path("deployments") / config.sha256[:16]).absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     clients = divide(config, folder)
-    with Loopback(folder, write_app(folder / "app")) as federation:
+    with Loopback(folder, write_app(folder / "app"), proxied) as federation:
         for client in range(clients):
             federation.register(client)
             federation.start_node(client, folder / f"client-{client}")
