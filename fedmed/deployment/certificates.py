@@ -39,7 +39,9 @@ def make_certificates(folder: Path, valid: timedelta) -> None:
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     names = x509.SubjectAlternativeName([x509.DNSName("localhost"), address])
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
-    signed = _certificate(_name("localhost"), name, server, valid).add_extension(names, critical=False)
+    signed = _certificate(_name("localhost"), name, server, valid).add_extension(
+        names, critical=False
+    )
     signed = signed.add_extension(issuer, critical=False)
     _write(
         folder / "server.crt", signed.sign(authority, hashes.SHA384()).public_bytes(Encoding.PEM)

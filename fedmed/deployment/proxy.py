@@ -31,6 +31,7 @@ _LOCATION = """\
         location = /v1/fleet/{name} {{
             limit_except POST {{ deny all; }}
             access_log off;
+            set $args "";
             proxy_pass https://superlink/v1/fleet/{name};
         }}"""
 _TEMPLATE = Path(__file__).with_name("nginx.conf")

@@ -25,7 +25,7 @@ from fedmed.deployment.processes import Processes, tool
 
 NAME = "hospitals"  # of the SuperLink in Flower's configuration
 ADMIN = "admin"  # in whose environment Flower's command line finds the SuperLink
-VALID = timedelta(days=3650)  # of what the server's processes know each other by, made at each start
+VALID = timedelta(days=3650)  # of the SuperLink's own certificate, made anew at each start
 STARTS = 120.0  # seconds that a process may take until it listens
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5})")
 _PLAIN = re.compile(r"[^\"\\$\s][^\"\\$\n]*")  # what needs no escape in nginx's configuration
@@ -62,7 +62,7 @@ class Entrance:
         match = _ADDRESS.fullmatch(self.listen)
         assert match is not None
         host = match["host"].strip("[]")
-        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(match["port"])  # noqa: S104
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(match["port"])
 
 
 class Server:
