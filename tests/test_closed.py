@@ -31,7 +31,6 @@ from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.superlink.main import create_app
-from google.protobuf.message import Message
 
 from fedmed.core.errors import FedmedError
 from fedmed.deployment import proxy
@@ -298,7 +297,8 @@ def test_no_spelling_of_a_path_goes_round_the_proxy(
         "X-Original-URL: /v1/control/list-nodes\r\nX-Rewrite-URL: /v1/control/list-nodes\r\n",
         "POST /v1/fleet/get-run HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
         "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
-        "GET /v1/fleet/get-run HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+        "GET /v1/fleet/get-run HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+        "Upgrade: websocket\r\n",
         "POST /v1/fleet/get-run HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n"
         "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nPOST /v1/control/list-nodes HTTP/1.1\r\n"
         "Host: x\r\nContent-Type: application/protobuf\r\nContent-Length: 0\r\n",
@@ -334,10 +334,15 @@ def test_no_service_of_flowers_answers_by_grpc(street: Door, inside: Door) -> No
         credentials = grpc.ssl_channel_credentials(door.authority.read_bytes())
         with grpc.secure_channel(f"localhost:{door.port}", credentials) as channel:
             for path, streams in services:
-                call: Callable[..., Any] = channel.unary_stream if streams else channel.unary_unary
                 with pytest.raises(grpc.RpcError):
-                    reply = call(path)(b"", timeout=5)
-                    list(reply if streams else [reply])
+                    _call(channel, path, streams)
+
+
+def _call(channel: grpc.Channel, path: str, streams: bool) -> None:
+    method: Callable[..., Any] = channel.unary_stream if streams else channel.unary_unary
+    reply = method(path)(b"", timeout=5)
+    if streams:
+        next(reply)
 
 
 def test_the_server_listens_at_two_ports_and_no_more(federation: Loopback, street: Door) -> None:

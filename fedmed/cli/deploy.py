@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from fedmed.config import Config
 
 LOOK = 5.0  # seconds between two questions of how the run stands
-OVER = ("finished",)
 
 
 def parser() -> ArgumentParser:
@@ -78,7 +77,7 @@ def deploy(overrides: list[str], folder: Path | None, proxied: bool) -> None:
     """
     from fedmed.config import compose, settings
     from fedmed.deployment.flower_app import write_app
-    from fedmed.deployment.local_federation import Loopback
+    from fedmed.deployment.local_federation import OVER, Loopback
 
     config = compose(overrides)
     folder = (folder or Path("deployments") / config.sha256[:16]).absolute()

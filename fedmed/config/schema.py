@@ -178,6 +178,7 @@ class Deployment(_Frozen):
     data: Path
     clients: Annotated[int, Field(ge=1)]
     wait: Positive
+    deadline: Positive
 
 
 Runner = Annotated[Local | Ray | Deployment, Field(discriminator="kind")]

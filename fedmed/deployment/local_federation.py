@@ -16,6 +16,7 @@ from fedmed.deployment.certificates import make_certificates, make_node_key
 from fedmed.deployment.processes import Processes, free_port, tool
 from fedmed.deployment.server import ADMIN, NAME, Entrance, Server
 
+OVER = "finished"  # how the status of a run that has ended begins
 VALID = timedelta(days=30)  # of the certificate that hospitals are shown
 
 
@@ -93,7 +94,10 @@ class Loopback:
         )
 
     def run(self, overrides: Sequence[str]) -> str:
-        """Start a run and return its id."""
+        """Start a run and return its id; one of before, which was cut off, is over."""
+        for run in self.server.flwr("list", NAME)["runs"]:
+            if not str(run["status"]).startswith(OVER):
+                self.server.flwr("stop", run["run-id"], NAME)
         quoted = json.dumps(join(overrides))  # a TOML string
         told = self.server.flwr("run", self._app, NAME, "--run-config", f"overrides={quoted}")
         return str(told["run-id"])

@@ -101,6 +101,11 @@ class Server:
         """What the SuperLink's own certificate is signed by: for processes of this machine."""
         return self.folder / "loopback" / "ca.crt"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which Flower's command line finds the SuperLink, and tells nobody else."""
+        return self._processes.environment(ADMIN)
+
     def start(self) -> None:
         """Start the SuperLink and then the proxy, and return once both listen.
 
@@ -137,8 +142,7 @@ class Server:
             FedmedError: with its words, if it fails.
         """
         command = [tool("flwr"), *map(str, arguments), "--format", "json"]
-        environment = self._processes.environment(ADMIN)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
         start = done.stdout.find("{")
         answer: dict[str, Any] = json.loads(done.stdout[start:]) if start >= 0 else {}
         if done.returncode or not answer.get("success", True):
