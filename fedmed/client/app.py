@@ -25,12 +25,14 @@ from fedmed.deployment.home import Home
 from fedmed.evaluation import metrics
 from fedmed.federation.messages import (
     ARRAYS,
+    CHALLENGE,
     CONFIG,
     DESCRIBE,
     KEPT,
     METRICS,
     NODE_REPORT,
     NOISE,
+    SIGNATURE,
     RunContext,
     TaskSpec,
 )
@@ -38,6 +40,8 @@ from fedmed.federation.update_steps import SharedArrays, encode, local_of
 from fedmed.flower.node_config import HOME
 from fedmed.privacy.disclosure import Disclosure
 from fedmed.privacy.release import utility
+from fedmed.record import signatures
+from fedmed.record.signatures import Signer
 from fedmed.training import sgd
 from fedmed.training.dpsgd import train as dpsgd
 
@@ -116,7 +120,13 @@ def describe(message: Message, context: Context) -> Message:
     home = Home.opened(Path(str(context.node_config[HOME])))
     told = node_data.describe(home.data, targets, home.keyed)
     report = ConfigRecord({"client": home.policy.client, **told})
-    return Message(RecordDict({NODE_REPORT: report}), reply_to=message)
+    content = RecordDict({NODE_REPORT: report})
+    if CHALLENGE in message.content:
+        challenge = str(message.content.config_records[CHALLENGE]["nonce"])
+        signer = Signer(home.record_key)
+        signature = signer.sign(signatures.of_report(run.config_sha256, challenge, dict(report)))
+        content[SIGNATURE] = ConfigRecord({"key": signer.public, "signature": signature})
+    return Message(content, reply_to=message)
 
 
 def _open(message: Message, context: Context) -> tuple[ClientContext, TaskSpec]:

@@ -2,25 +2,29 @@
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
 from fedmed.core.errors import FedmedError
 from fedmed.deployment.agreement import fingerprint
 from fedmed.deployment.home import Home
+from fedmed.deployment.processes import QUIET, tool
 from fedmed.flower.node_config import CLIENT, DEVICE, HOME, RECORD_KEY
 
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
-
-def command(home: Home, device: str | None = None, port: int | None = None) -> list[str]:
+def command(
+    home: Home,
+    device: str | None = None,
+    port: int | None = None,
+    superlink: str | None = None,
+) -> list[str]:
     """Return the command line of a home's node, the path of the program first.
 
     Args:
         home: whose policy says which server it connects to.
         device: where it computes; as the experiment has it when left out.
         port: of the loopback address, for its own processes; Flower's own when left out.
+        superlink: another address of the server than the policy's, in a rehearsal.
 
     Raises:
         FedmedError: if the policy is none, its data are not there, or the server's authority is
@@ -44,7 +48,7 @@ def command(home: Home, device: str | None = None, port: int | None = None) -> l
     told |= {DEVICE: device} if device else {}
     return [
         tool("flower-supernode"),
-        *("--superlink", policy.superlink),
+        *("--superlink", superlink or policy.superlink),
         *("--root-certificates", str(home.authority)),
         *("--auth-supernode-private-key", str(home.node_key)),
         *("--node-config", " ".join(f"{key}={json.dumps(value)}" for key, value in told.items())),
@@ -56,15 +60,3 @@ def environment(home: Home) -> dict[str, str]:
     """Return an environment in which Flower keeps to the home and tells nobody."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | QUIET | {"PATH": path, "FLWR_HOME": str(home.path.absolute() / "flower")}
-
-
-def tool(name: str) -> str:
-    """Return the path of one of Flower's programs.
-
-    Raises:
-        FedmedError: if it is not installed.
-    """
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    if found is None:
-        raise FedmedError(f"{name} is not installed beside {sys.executable}")
-    return found

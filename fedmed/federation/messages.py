@@ -27,6 +27,7 @@ RELEASE = "release"  # in it, the hash of a private run, for the strategy alone
 METRICS = "metrics"
 STATE = "state"  # tells that the client keeps a state of this round
 SIGNATURE = "signature"  # of a hospital that has a key, on what came and what it returns
+CHALLENGE = "challenge"  # in a message of DESCRIBE: what a hospital signs beside its report
 NODE_REPORT = "node_report"  # what a hospital says of its data, to a message of DESCRIBE
 
 # Record of a client's state
