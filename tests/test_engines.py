@@ -22,7 +22,9 @@ from fedmed.config import compose
 from fedmed.data.store import pixels_of, prepare
 from fedmed.data.table import validate
 from fedmed.deployment import node_data
-from fedmed.deployment.local_federation import NAME, Loopback, free_port
+from fedmed.deployment.local_federation import Loopback
+from fedmed.deployment.processes import free_port
+from fedmed.deployment.server import NAME
 from fedmed.experiment.run import run
 from fedmed.runs.console import Console
 
@@ -211,7 +213,7 @@ def _gone(*groups: int) -> None:
 
 
 def _online(federation: Loopback) -> int:
-    nodes = federation.flwr("supernode", "list", NAME)["nodes"]
+    nodes = federation.server.flwr("supernode", "list", NAME)["nodes"]
     return len([node for node in nodes if node["status"] == "online"])
 
 

@@ -22,11 +22,13 @@ COMMANDS = {
     "score": "score anyone's predictions as a run's are",
     "audit": "attack a finished run: a lower bound on its ε, membership inference",
     "evaluate": "put a question to finished runs: subgroups, or one of your own",
+    "verify": "hold a run against its signed, chained record, and name what does not fit",
     "release": "label counts and the best round of a finished run, under privacy",
     "privacy-utility": "what privacy costs: the scores of a sweep against ε",
     "datasets": "which datasets there are, on which terms, and whether a download is whole",
     "partition": "who would have what, without training",
     "hospital": "make a hospital's own folder, for a federation of real ones",
+    "server": "start the server of a federation of real hospitals, behind nginx",
     "deploy": "rehearse a federation of real hospitals on this machine",
     "completion": "print what makes a shell complete all of this",
 }

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["cpu", "cuda"]
 #: What changes neither the weights nor the scores, and so not the identity of a run.
-NOT_IDENTITY = ("name", "force", "store", "runner", "tracking", "paper")
+NOT_IDENTITY = ("name", "force", "store", "runner", "tracking", "record", "anchor", "paper")
 #: The keys and groups that say how a run goes and how it is shown, but for those that decide yet.
-IDLE = ("name", "store", "runner", "tracking")
+IDLE = ("name", "store", "runner", "tracking", "record", "anchor")
 LOOKED_AT = ("runner.device", "runner.deterministic")
 PACKAGES = ("fedmed", "flwr", "torch", "monai", "flwr-datasets", "dp-accounting", "opacus", "numpy")
 #: Variables by which oneDNN, ATen and MKL are told to leave instructions of the processor alone.

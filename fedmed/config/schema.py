@@ -177,7 +177,10 @@ class Deployment(_Frozen):
     device: Device
     data: Path
     clients: Annotated[int, Field(ge=1)]
+    keys: Path | None
+    seeded_noise: bool
     wait: Positive
+    deadline: Positive
 
 
 Runner = Annotated[Local | Ray | Deployment, Field(discriminator="kind")]
@@ -218,6 +221,12 @@ class Tracking(_Frozen):
     entity: str | None
 
 
+class Keys(_Frozen):
+    """What a run's record is signed with; see :mod:`fedmed.record.signatures`."""
+
+    key: Path | None
+
+
 class Task(_Frozen):
     """What is to be learnt and how: all that decides the result, and all that a client is told."""
 
@@ -252,6 +261,8 @@ class Config(Task):
     store: Path
     runner: Runner
     tracking: Tracking
+    record: Keys
+    anchor: Component
     paper: Paper | None = None
 
     @cached_property
