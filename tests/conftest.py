@@ -48,7 +48,16 @@ SLOW = (
     *("datasets_small", "effects", "engines", "experiments", "faults", "federation", "formats"),
     *("fuzz", "identity", "ids", "images", "labels", "layout", "library", "papers"),
     *("pixels_matrix", "privacy", "private_step", "release", "replies", "report"),
-    *("reproducibility", "robust", "statistics", "sweep", "table", "tracking", "waiting"),
+    *(
+        "reproducibility",
+        "robust",
+        "run_contracts",
+        "statistics",
+        "sweep",
+        "table",
+        "tracking",
+        "waiting",
+    ),
 )
 
 
