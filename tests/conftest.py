@@ -48,16 +48,8 @@ SLOW = (
     *("datasets_small", "effects", "engines", "experiments", "faults", "federation", "formats"),
     *("fuzz", "identity", "ids", "images", "labels", "layout", "library", "papers"),
     *("pixels_matrix", "privacy", "private_step", "release", "replies", "report"),
-    *(
-        "reproducibility",
-        "robust",
-        "run_contracts",
-        "statistics",
-        "sweep",
-        "table",
-        "tracking",
-        "waiting",
-    ),
+    *("reproducibility", "robust", "run_contracts", "statistics", "sweep"),
+    *("table", "tracking", "waiting"),
 )
 
 
