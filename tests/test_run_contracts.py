@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from conftest import TINY
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from run_contracts import (
     check_callback,
     check_engine,
@@ -20,8 +20,9 @@ from run_contracts import (
     prepared,
 )
 
+from fedmed.client.app import app
 from fedmed.config import CONF, compose
-from fedmed.core.errors import FedmedError
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.records import MetricRow
 from fedmed.engines.local import LocalEngine
 from fedmed.engines.ray import RayEngine
@@ -29,8 +30,9 @@ from fedmed.evaluations import EVALUATIONS, find
 from fedmed.experiment import callbacks
 from fedmed.experiment.run import run as train
 from fedmed.federation.engine import Engine
-from fedmed.federation.messages import RunContext, TaskSpec
+from fedmed.federation.messages import RAISED, RunContext, TaskSpec
 from fedmed.federation.protocol import Participants, training_rows
+from fedmed.flower import process
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event, Ledger
 from fedmed.protocols.averaging import Averaging
@@ -127,6 +129,50 @@ def test_engines(
     task: tuple[RunContext, dict[str, Any]],
 ) -> None:
     check_engine(opened, *task, deadline)
+
+
+class OneByOne(Engine):
+    """An engine of one's own: calls the client app here, for one client after the other."""
+
+    def __init__(self, clients: int, fast: bool = True) -> None:
+        super().__init__(clients)
+        process.host()
+
+    def exchange(
+        self,
+        messages: Sequence[Message],
+        tasks: Mapping[int, TaskSpec],
+        timeout: float | None = None,
+    ) -> Iterator[Message]:
+        for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
+            node = message.metadata.dst_node_id
+            content = RecordDict({**message.content, **tasks[node].records()})
+            asked = Message(content, node, message.metadata.message_type)
+            try:
+                reply = app(asked, Context(1, node, {}, RecordDict(), {}))
+            except Exception as error:
+                yield Message(Error(RAISED, str(error)), reply_to=message)
+            else:
+                yield Message(reply.content, reply_to=message)
+
+
+def test_an_engine_of_ones_own_is_named_and_gives_the_same_bits(
+    launch: Callable[..., dict[str, Any]],
+    task: tuple[RunContext, dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    check_engine(partial(OneByOne, 4), *task)
+    config = [override for override in SMALL if not override.startswith("runner")]
+    mine = ("runner=custom", f"runner.engine._target_={__name__}.OneByOne")
+    done = launch(*config, *mine, folder=tmp_path / "mine")
+    assert done["model_sha256"] == launch(*SMALL, folder=tmp_path / "ours")["model_sha256"]
+    for wrong, said in (
+        ([*mine, "+runner.engine.fasst=true"], r"runner\.engine\.fasst: unknown key"),
+        ([mine[0], "runner.engine._target_=pathlib.Nope"], r"runner\.engine\._target_: "),
+        ([mine[0], "runner.engine._target_=fedmed.runs.run.Run"], "is no Engine"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            launch(*config, *wrong, folder=tmp_path / "wrong")
 
 
 class Hasty(LocalEngine):

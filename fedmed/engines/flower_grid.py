@@ -12,7 +12,6 @@ from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmed.core.errors import FedmedError
-from fedmed.engines.pool import Inline, Pool
 from fedmed.engines.waiting import Say, Waiting
 from fedmed.federation.engine import Engine
 from fedmed.federation.messages import LATE, TaskSpec
@@ -29,9 +28,6 @@ class GridEngine(Engine):
         nodes: the Grid's node for each client; a simulation's nodes may play several.
         say: called with a line for a person who waits.
         check: called while waiting; raises if no reply can come any more.
-
-    Attributes:
-        pool: this process, where else something is to be computed.
     """
 
     def __init__(
@@ -42,7 +38,6 @@ class GridEngine(Engine):
         check: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(len(nodes))
-        self.pool: Pool = Inline()
         self._grid = grid
         self._nodes = nodes
         self._say = say
