@@ -47,17 +47,9 @@ SLOW = (
     *("audit", "bad_input", "callbacks", "cells", "cli", "closed", "contents", "damage"),
     *("datasets_hospital", "datasets_small", "effects", "engines", "experiments", "faults"),
     *("federation", "formats", "fuzz", "identity", "ids", "images", "labels", "layout", "library"),
-    *("papers", "pixels_matrix", "privacy", "private_step", "release", "replies", "report"),
-    *(
-        "reproducibility",
-        "restarts",
-        "robust",
-        "statistics",
-        "sweep",
-        "table",
-        "tracking",
-        "waiting",
-    ),
+    *("lifetime", "papers", "pixels_matrix", "policy", "privacy", "private_step", "protocols"),
+    *("release", "replies", "report", "reproducibility", "restarts", "robust", "run_contracts"),
+    *("statistics", "sweep", "table", "tracking", "waiting"),
 )
 
 
