@@ -105,7 +105,7 @@ def test_deployment(local: tuple[str, str], store: Path, tmp_path: Path) -> None
     shown = str(verify(folder, Known(read_public(keys / "server.pub"), hospital_keys(keys))))
     assert "signed by the server up to record 3; 4 replies signed by 3 hospitals" in shown
     (keys / "hospital-1.pub").write_bytes((keys / "hospital-2.pub").read_bytes())
-    with pytest.raises(FedmedError, match="client 1 in round . is by another key"):
+    with pytest.raises(FedmedError, match=r"client 1 in round . is by another key"):
         verify(folder, Known(hospitals=hospital_keys(keys)))
     parts = [pd.read_parquet(here / f"client-{k}" / "table.parquet") for k in range(3)]
     assert not pd.concat(part["patient"].drop_duplicates() for part in parts).duplicated().any()
