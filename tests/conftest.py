@@ -44,11 +44,20 @@ TINY = (
 
 #: Modules whose tests start processes, servers or whole runs; ``make fast`` leaves them out.
 SLOW = (
-    *("audit", "bad_input", "callbacks", "cells", "cli", "contents", "damage", "datasets_hospital"),
-    *("datasets_small", "effects", "engines", "experiments", "faults", "federation", "formats"),
-    *("fuzz", "identity", "ids", "images", "labels", "layout", "library", "papers"),
-    *("pixels_matrix", "privacy", "private_step", "release", "replies", "report"),
-    *("reproducibility", "robust", "statistics", "sweep", "table", "tracking", "waiting"),
+    *("audit", "bad_input", "callbacks", "cells", "cli", "closed", "contents", "damage"),
+    *("datasets_hospital", "datasets_small", "effects", "engines", "experiments", "faults"),
+    *("federation", "formats", "fuzz", "identity", "ids", "images", "labels", "layout", "library"),
+    *("papers", "pixels_matrix", "privacy", "private_step", "release", "replies", "report"),
+    *(
+        "reproducibility",
+        "restarts",
+        "robust",
+        "statistics",
+        "sweep",
+        "table",
+        "tracking",
+        "waiting",
+    ),
 )
 
 

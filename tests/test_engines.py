@@ -24,7 +24,9 @@ from fedmed.core.errors import FedmedError
 from fedmed.data.store import pixels_of, prepare
 from fedmed.data.table import validate
 from fedmed.deployment import node_data
-from fedmed.deployment.local_federation import NAME, Loopback, free_port
+from fedmed.deployment.local_federation import Loopback
+from fedmed.deployment.processes import free_port
+from fedmed.deployment.server import NAME
 from fedmed.experiment.run import run
 from fedmed.record.signatures import read_public
 from fedmed.runs.console import Console
@@ -228,7 +230,7 @@ def _gone(*groups: int) -> None:
 
 
 def _online(federation: Loopback) -> int:
-    nodes = federation.flwr("supernode", "list", NAME)["nodes"]
+    nodes = federation.server.flwr("supernode", "list", NAME)["nodes"]
     return len([node for node in nodes if node["status"] == "online"])
 
 

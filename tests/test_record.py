@@ -417,7 +417,7 @@ def test_a_hospital_tells_the_hashes_that_a_simulation_finds(store: Path, tmp_pa
     for client, whose in assigned.groupby("client"):
         folder = tmp_path / str(client)
         node_data.export(prepared, whose, folder)
-        told = node_data.describe(folder, ())
+        told = node_data.describe(folder, (), str)
         assert {kind: told[f"{kind}_sha256"] for kind in found[client]} == found[client]
 
 

@@ -5,18 +5,17 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedmed.federation.messages import SIGNATURE, STATE, TaskSpec
+from fedmed.flower.node_config import RECORD_KEY
 from fedmed.flower.private import ClientAppCallable
 from fedmed.record import hashes, signatures
 from fedmed.record.signatures import Signer
 
-KEY = "record-key"  # of a node's config: the PEM file of its Ed25519 key
-
 
 def sign(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Sign an exchange where the node has a key: a Flower mod, around all that change the reply."""
-    if KEY not in context.node_config:
+    if RECORD_KEY not in context.node_config:
         return call_next(message, context)
-    signer = Signer(Path(str(context.node_config[KEY])))
+    signer = Signer(Path(str(context.node_config[RECORD_KEY])))
     task = TaskSpec.of(message, context)
     given = [hashes.of_record(record) for record in message.content.array_records.values()]
     reply = call_next(message, context)

@@ -177,7 +177,10 @@ class Deployment(_Frozen):
     device: Device
     data: Path
     clients: Annotated[int, Field(ge=1)]
+    keys: Path | None
+    seeded_noise: bool
     wait: Positive
+    deadline: Positive
 
 
 Runner = Annotated[Local | Ray | Deployment, Field(discriminator="kind")]

@@ -142,6 +142,17 @@ def of_exchange(
     }
 
 
+def of_report(task: str, challenge: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a hospital states of itself before the first round.
+
+    Args:
+        task: the hash of the run's task, as it came.
+        challenge: what the server has drawn for this question alone.
+        report: the hospital's number, and what it tells of its data.
+    """
+    return {"by": HOSPITAL, "task": task, "challenge": challenge, "report": dict(report)}
+
+
 def signed(statement: Mapping[str, Any], key: str, signature: str) -> dict[str, Any]:
     """Return a statement with its signature, as the file of signatures has it."""
     return {**statement, "key": key, "signature": signature}

@@ -1,0 +1,246 @@
+"""A hospital's own ledger: what is spent of its patients, over all runs, servers and crashes.
+
+It is keyed by patients, not by data sets: who was in two of them has paid for both. A line is on
+the disk before the training that it pays for begins, each training is a release of its own (noise
+that is drawn anew is another release), and no message takes a line away. So a crash can only count
+too much. Patients stand in it as keyed hashes.
+"""
+
+import fcntl
+import hashlib
+import hmac
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedmed.core import formats
+from fedmed.core.errors import FedmedError
+from fedmed.core.jsontext import canonical
+from fedmed.deployment.policy import Promise, Refused
+from fedmed.privacy.accounting import epsilon
+from fedmed.privacy.events import Event
+from fedmed.record import lines
+
+FORMAT = 1  # of a line
+_NONE_BEFORE = "0" * 64
+_FIELDS = {formats.KEY, "previous", "time", "run", "round", "population", "members", "event"}
+
+
+class Entry(NamedTuple):
+    """One training.
+
+    Attributes:
+        time: when it was paid for, UTC.
+        run: the hash of the task that asked for it.
+        round: of that run.
+        population: which patients were trained on.
+        event: what it released of each; None where no noise was added, which is without bound.
+    """
+
+    time: str
+    run: str
+    round: int
+    population: str
+    event: Event | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has spent of the patient whom it has cost most.
+
+    Attributes:
+        first, last: when, UTC.
+        trainings: how many it paid for, those that were cut off among them.
+        epsilon: at the promise's δ, infinite without noise.
+    """
+
+    first: str
+    last: str
+    trainings: int
+    epsilon: float
+
+
+class Lifetime:
+    """The ledger of a hospital.
+
+    Args:
+        path: of its file, which only grows.
+        secret: that keys the hashes of patients, 32 bytes.
+    """
+
+    def __init__(self, path: Path, secret: bytes) -> None:
+        self.path = path
+        self._secret = secret
+
+    def authorise(
+        self,
+        run: str,
+        round_: int,
+        patients: Collection[str],
+        event: Event | None,
+        promise: Promise | None,
+    ) -> None:
+        """Write down a training that may begin, or refuse it.
+
+        Args:
+            run: the hash of the task.
+            round_: of the run.
+            patients: their ids, normalised.
+            event: what it releases of each of them; None where no noise is added.
+            promise: what it is held against; None where nothing is promised.
+
+        Raises:
+            Refused: if it would pass what a run, or all of them, may spend; nothing is written.
+            FedmedError: if the file is damaged, or the disk does not take the line.
+        """
+        members = sorted(self._member(patient) for patient in patients)
+        population = hashlib.sha256(canonical(members)).hexdigest()
+        with self._locked():
+            lines.mend(self.path)
+            last, known, entries = self._read()
+            if promise is not None:
+                self._afford(
+                    promise,
+                    [*entries, Entry("", run, round_, population, event)],
+                    {**known, population: frozenset(members)},
+                    run,
+                )
+            line = canonical(
+                {
+                    formats.KEY: FORMAT,
+                    "previous": last,
+                    "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "run": run,
+                    "round": round_,
+                    "population": population,
+                    "members": [] if population in known else members,
+                    "event": None if event is None else asdict(event),
+                }
+            )
+            lines.append(self.path, line)
+
+    def runs(self, delta: float) -> dict[str, Run]:
+        """Return what each run has spent, in the order of their beginnings, by the task's hash.
+
+        Args:
+            delta: of (ε, δ).
+
+        Raises:
+            FedmedError: if the file is damaged.
+        """
+        _, known, entries = self._read()
+        by_run: dict[str, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            by_run[entry.run].append(entry)
+        return {
+            run: Run(of[0].time, of[-1].time, len(of), _worst(of, known, delta))
+            for run, of in by_run.items()
+        }
+
+    def epsilon(self, delta: float) -> float:
+        """Return what has been spent of the patient whom all runs together have cost most.
+
+        Args:
+            delta: of (ε, δ).
+
+        Raises:
+            FedmedError: if the file is damaged.
+        """
+        _, known, entries = self._read()
+        return _worst(entries, known, delta)
+
+    def _afford(
+        self,
+        promise: Promise,
+        entries: list[Entry],
+        known: Mapping[str, frozenset[str]],
+        run: str,
+    ) -> None:
+        """Refuse the last of some entries, if with it more is spent than is promised."""
+        own = _worst([entry for entry in entries if entry.run == run], known, promise.delta)
+        if own > promise.epsilon:
+            raise Refused(
+                "privacy.epsilon",
+                f"with this training the run would spend {own:.4g}, {promise.epsilon:g} allowed",
+            )
+        whole = _worst(entries, known, promise.delta)
+        if whole > promise.lifetime:
+            raise Refused(
+                "privacy.lifetime",
+                f"with this training all runs would have spent {whole:.4g} of a patient, "
+                f"{promise.lifetime:g} allowed",
+            )
+
+    def _member(self, patient: str) -> str:
+        return hmac.new(self._secret, patient.encode(), hashlib.sha256).hexdigest()[:32]
+
+    def _read(self) -> tuple[str, dict[str, frozenset[str]], list[Entry]]:
+        """Return the hash of the last line, each population's patients, and all entries."""
+        last, known, entries = _NONE_BEFORE, dict[str, frozenset[str]](), list[Entry]()
+        for place, line in enumerate(lines.read(self.path), 1):
+            entry, members = self._parsed(place, line, last)
+            if members:
+                known[entry.population] = frozenset(members)
+            if entry.population not in known:
+                raise self._damaged(place)
+            entries.append(entry)
+            last = hashlib.sha256(line).hexdigest()
+        return last, known, entries
+
+    def _parsed(self, place: int, line: bytes, last: str) -> tuple[Entry, list[str]]:
+        try:
+            found: dict[str, Any] = json.loads(line)
+            formats.check(self.path, found.get(formats.KEY), FORMAT)
+            members, given = found["members"], found["event"]
+            event = None if given is None else Event(**given)
+            time, run, round_, population = (found[name] for name in Entry._fields[:-1])
+            entry = Entry(time, run, round_, population, event)
+            whole = canonical(found) == line and found.keys() == _FIELDS
+            of = not members or hashlib.sha256(canonical(members)).hexdigest() == entry.population
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise self._damaged(place) from None
+        if not (whole and of and found["previous"] == last):
+            raise self._damaged(place)
+        return entry, members
+
+    def _damaged(self, place: int) -> FedmedError:
+        return FedmedError(
+            f"{self.path}: line {place} is not as it was written, and with it is lost what was "
+            "spent of patients: put back a copy of it; until then nothing is trained"
+        )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold a lock that the system frees with the process, whatever ends it."""
+        with self.path.with_suffix(".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _worst(entries: list[Entry], known: Mapping[str, frozenset[str]], delta: float) -> float:
+    """Return ε of the patient whom entries have cost most; 0 where there are none.
+
+    Patients who were in the same populations have the same ε, so that few are to be computed.
+    """
+    seen = {entry.population for entry in entries}
+    of_patient: dict[str, set[str]] = defaultdict(set)
+    for population in seen:
+        for member in known[population]:
+            of_patient[member].add(population)
+    return max(
+        (
+            _spent([entry for entry in entries if entry.population in populations], delta)
+            for populations in {frozenset(found) for found in of_patient.values()}
+        ),
+        default=0.0,
+    )
+
+
+def _spent(entries: list[Entry], delta: float) -> float:
+    events = [entry.event for entry in entries if entry.event is not None]
+    return float("inf") if len(events) < len(entries) else epsilon(events, delta)
