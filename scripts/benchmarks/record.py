@@ -1,7 +1,7 @@
 """What a round's record costs beside its training: DenseNet121, 7 million weights.
 
 The record is all that a round adds for it: hashes of what each client is sent and returns, of the
-arrays after it and of its metrics; the line, synced to the disk; the server's signature of the head.
+arrays after it and of its metrics; the line, synced to the disk; the signature of the head.
 The round is local training alone, one step of each client in turn, as on one core: the least that
 a round can take. Both are measured in this process, by turns.
 """
