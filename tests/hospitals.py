@@ -30,10 +30,10 @@ def make_home(
         limits: ``epsilon`` and ``lifetime``.
     """
     if authority is None:
-        path.mkdir(parents=True)
-        make_certificates(path, timedelta(days=1))
-        authority = path / "ca.crt"
-        authority.rename(authority := path / "trial.crt")
+        trial = path.with_name(f"{path.name}-authority")
+        trial.mkdir(parents=True)
+        make_certificates(trial, timedelta(days=1))
+        authority = trial / "ca.crt"
     home, config = Home(path), compose(overrides)
     found(home, config, overrides, client, superlink, authority, **limits)
     fill(config, home.data, client)
