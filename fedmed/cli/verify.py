@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     keys = arguments.hospital_keys
     known = Known(
         server=read_public(arguments.server_key) if arguments.server_key else None,
-        hospitals=_hospitals(keys) if keys else None,
+        hospitals=hospital_keys(keys) if keys else None,
         heads=[Head.parse(text) for text in arguments.head],
         anchor=compose(asked).anchor.build() if asked else None,
     )
@@ -58,7 +58,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _hospitals(folder: Path) -> Mapping[int, str]:
+def hospital_keys(folder: Path) -> Mapping[int, str]:
+    """Return client → its public key, of a folder of ``hospital-0.pub`` and so on.
+
+    Raises:
+        FedmedError: if there is none, or a file is none.
+    """
     from fedmed.record.signatures import read_public
 
     found = {path: path.stem.removeprefix("hospital-") for path in folder.glob("hospital-*.pub")}

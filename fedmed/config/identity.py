@@ -170,7 +170,8 @@ def _content(key: str, path: Path) -> str:
 
 def _code(config: "Config") -> str:
     """Return a hash of fedmed's code, and of the modules of components that are not its own."""
-    others = {target.rpartition(".")[0] for target in _targets(config.model_dump(by_alias=True))}
+    values = config.model_dump(by_alias=True, exclude=set(NOT_IDENTITY))
+    others = {target.rpartition(".")[0] for target in _targets(values)}
     files = [getattr(sys.modules.get(name), "__file__", None) for name in others]
     digest = hashlib.sha256(_package().encode())
     for file in sorted({str(file) for file in files if file}):

@@ -229,7 +229,7 @@ def check_ledger(
         return None
     ledger = Ledger.read(path, rounds[0]["config"])
     text = path.read_bytes()
-    if json.dumps(json.loads(text), indent=1).encode() != text:
+    if ledger.text(json.loads(text)["accountant"]).encode() != text:
         raise damaged(path, "it is not as it was written")
     bound = [Event(**event) for event in events]
     for event in sorted(set(bound) ^ set(ledger.events), key=lambda event: event.round):
