@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT, summary
 from flwr.cli.build import build_fab_from_files
+from hospitals import make_home
 
 from fedmed.cli.verify import hospital_keys
 from fedmed.config import compose
@@ -156,11 +157,13 @@ def test_a_hospital_makes_the_folder_that_dividing_makes(store: Path, tmp_path: 
 def test_unregistered_node_is_refused(tmp_path: Path) -> None:
     """The same node with the same key, before and after its key is registered."""
     with Loopback(tmp_path / "deployment", tmp_path) as federation:
-        stranger = federation.start_node(0, tmp_path)
+        home = federation.home(0)
+        make_home(home.path, CONFIG, 0, federation.address, federation.authority)
+        stranger = federation.start_node(0)
         assert stranger.wait(timeout=60) != 0
         assert "Failed to activate" in (federation.folder / "hospital-0.log").read_text()
         federation.register(0)
-        node = federation.start_node(0, tmp_path)
+        node = federation.start_node(0)
         _wait_for(lambda: _online(federation) == 1, 60)
         assert node.poll() is None
     assert node.poll() is not None

@@ -1,4 +1,4 @@
-"""What a federation of real nodes survives, and what must be given again: server, hospital, silence."""
+"""What a federation of real nodes survives, and what must be given again."""
 
 import os
 import signal
