@@ -15,8 +15,9 @@ from hospitals import make_home
 
 from fedmed import models
 from fedmed.client.app import app
+from fedmed.client.redaction import RedactedError
 from fedmed.config import Config, compose, wire
-from fedmed.core.errors import ConfigError, FedmedError
+from fedmed.core.errors import ConfigError
 from fedmed.deployment import node_data
 from fedmed.deployment.home import Home
 from fedmed.deployment.policy import Policy, Refused
@@ -41,7 +42,7 @@ AGREED = (
     "privacy.noise_multiplier=4.0",
     "privacy.secure_noise=true",
 )
-BUDGET = {"epsilon": 20.0, "lifetime": 60.0}
+BUDGET: dict[str, Any] = {"epsilon": 20.0, "lifetime": 60.0}
 
 
 @dataclass
@@ -63,7 +64,8 @@ class Server:
         noise: Any = None,
         round_: int = 1,
         client: int = 0,
-        **node: Any,
+        number: int = 0,
+        home: str | None = "",
     ) -> RecordDict:
         """Send a message; what is not given is as agreed."""
         text = text if text is not None else wire.dumps(self.config)
@@ -75,8 +77,9 @@ class Server:
         )
         told = self.due if noise is None else noise
         content[CONFIG] = ConfigRecord({NOISE: told} if told is not False else {})
-        own = {"home": str(self.home.path), "partition-id": 0} | node
-        context = Context(1, 1, {k: v for k, v in own.items() if v is not None}, RecordDict(), {})
+        own: dict[str, Any] = {"partition-id": number}
+        own |= {} if home is None else {"home": home or str(self.home.path)}
+        context = Context(1, 1, own, RecordDict(), {})
         return app(Message(content, 1, kind), context).content
 
     def asks_for(self, *overrides: str, **more: Any) -> RecordDict:
@@ -118,7 +121,6 @@ def test_what_was_agreed_is_answered(server: Server) -> None:
 CODE = "/tmp/fedmed-executed-by-a-hospital"
 #: What a server may ask for beyond what was agreed, and the part of the policy that refuses it.
 OTHER_TASKS = {
-    "privacy off": (["~privacy", "privacy=none"], "privacy"),
     "less noise": (["privacy.noise_multiplier=0.1"], "privacy.noise_multiplier"),
     "no noise": (["privacy.noise_multiplier=0"], "privacy.noise_multiplier"),
     "seeded noise": (["privacy.secure_noise=false"], "privacy.secure_noise"),
@@ -137,7 +139,7 @@ OTHER_TASKS = {
     "another protocol": (["protocol=cyclic"], "protocol"),
     "uniform weights": (["strategy.weighting=uniform"], "strategy.weighting"),
     "a learning rate": (["client.lr=0.5"], "client.lr"),
-    "a hospital that dies": (["faults.inject=[{kind:kill}]"], "faults.inject"),
+    "a hospital that fails": (["faults.inject=[{kind:raise}]"], "faults.inject"),
     "a hospital that sleeps": (["faults.inject=[{kind:slow,seconds:9e9}]"], "faults.inject"),
     "capped images": (["privacy.images_per_patient=1"], "privacy.images_per_patient"),
     "no augmentation": (["augment=none"], "client.augment"),
@@ -153,6 +155,10 @@ def test_another_task_is_refused(server: Server, name: str) -> None:
     assert str(server.home.path) not in str(told.value)  # what the server is told
     assert kind in (server.home.path / "refused.log").read_text()
     assert not (server.home.path / "lifetime.jsonl").exists()
+
+
+def _names(where: str) -> Callable[[dict[str, Any]], object]:
+    return lambda task: task[where].update(_target_="trojan.Trojan")
 
 
 def _hook(**node: Any) -> Callable[[dict[str, Any]], object]:
@@ -195,6 +201,11 @@ EDITED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda task: task["dataset"].update(targets=["${oc.env:HOME}"]),
         "dataset.targets",
     ),
+    "privacy off": (lambda task: task.update(privacy={"mechanism": "none"}), "privacy"),
+    "a hospital that dies": (
+        lambda task: task["faults"].update(inject={"$tuple": [{"kind": "kill"}]}),
+        "",
+    ),
     "true for 1": (
         lambda task: task["model"]["network"].update(in_channels=True),
         "model.network.in_channels",
@@ -220,7 +231,7 @@ def test_a_module_is_not_even_imported(
     (tmp_path / "trojan.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     for where in ("dataset", "partition"):  # which no client builds
-        text = edited(server, lambda task, at=where: task[at].update(_target_="trojan.Trojan"))
+        text = edited(server, _names(where))
         assert server.ask(DESCRIBE, text=text)
     for kind in (DESCRIBE, "train", "evaluate"):
         with pytest.raises(Refused):
@@ -247,10 +258,11 @@ def test_a_message_that_says_other_than_the_task_is_refused(server: Server, name
 
 
 def test_a_message_for_another_hospital_is_refused(server: Server) -> None:
-    with pytest.raises(FedmedError, match="client 1 came to client 0"):
+    with pytest.raises(RedactedError) as told:
         server.ask(client=1)
+    assert "client 1 came to client 0" in str(told.value.__cause__)
     with pytest.raises(Refused, match="client"):  # a node that was started with another number
-        server.ask(client=1, **{"partition-id": 1})
+        server.ask(client=1, number=1)
     with pytest.raises(wire.WireError):
         server.ask(digest="0" * 64)
 
@@ -258,15 +270,18 @@ def test_a_message_for_another_hospital_is_refused(server: Server) -> None:
 def test_without_a_policy_a_node_answers_nothing(server: Server) -> None:
     """Neither by the server's paths, nor where the policy is gone or has an unknown word."""
     for kind in (DESCRIBE, "train", "evaluate"):
-        with pytest.raises(FedmedError, match="has no home"):
+        with pytest.raises(RedactedError) as told:
             server.ask(kind, home=None)
+        assert "has no home" in str(told.value.__cause__)
     policy = server.home.policy_file.read_text()
     server.home.policy_file.write_text(policy + "\nsecret_nose: true\n")
-    with pytest.raises(ConfigError, match="secret_nose"):
+    with pytest.raises(RedactedError) as told:
         server.ask()
+    assert "secret_nose" in str(told.value.__cause__)
     server.home.policy_file.unlink()
-    with pytest.raises(FedmedError, match="fedmed hospital init"):
+    with pytest.raises(RedactedError) as told:
         server.ask()
+    assert "fedmed hospital init" in str(told.value.__cause__)
 
 
 def changed(server: Server, **keys: Any) -> Policy:

@@ -27,7 +27,7 @@ COMMANDS = {
     "privacy-utility": "what privacy costs: the scores of a sweep against ε",
     "datasets": "which datasets there are, on which terms, and whether a download is whole",
     "partition": "who would have what, without training",
-    "hospital": "make a hospital's own folder, for a federation of real ones",
+    "hospital": "a hospital's part in a federation: its policy, data, node and budget",
     "server": "start the server of a federation of real hospitals, behind nginx",
     "deploy": "rehearse a federation of real hospitals on this machine",
     "completion": "print what makes a shell complete all of this",

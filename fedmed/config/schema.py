@@ -183,7 +183,19 @@ class Deployment(_Frozen):
     deadline: Positive
 
 
-Runner = Annotated[Local | Ray | Deployment, Field(discriminator="kind")]
+class Custom(_Frozen):
+    """The clients run wherever an engine of one's own has them run.
+
+    ``engine`` is a class over :class:`fedmed.federation.engine.Engine`; it is made with its
+    arguments and ``clients``, the number of them.
+    """
+
+    kind: Literal["custom"]
+    device: Device
+    engine: Component
+
+
+Runner = Annotated[Local | Ray | Deployment | Custom, Field(discriminator="kind")]
 
 
 class Injection(_Frozen):

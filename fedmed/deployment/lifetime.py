@@ -3,7 +3,8 @@
 It is keyed by patients, not by data sets: who was in two of them has paid for both. A line is on
 the disk before the training that it pays for begins, each training is a release of its own (noise
 that is drawn anew is another release), and no message takes a line away. So a crash can only count
-too much. Patients stand in it as keyed hashes.
+too much. Patients stand in it as keyed hashes, and each line is under a key of the hospital's: who
+has it not can change none. That the last lines were taken away only a copy of the file can show.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ import hashlib
 import hmac
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from fedmed.record import lines
 
 FORMAT = 1  # of a line
 _NONE_BEFORE = "0" * 64
+_MAC = "mac"  # of a line: keyed, over all else that is in it
 _FIELDS = {formats.KEY, "previous", "time", "run", "round", "population", "members", "event"}
 
 
@@ -103,26 +105,22 @@ class Lifetime:
         with self._locked():
             lines.mend(self.path)
             last, known, entries = self._read()
+            is_known = population in known
             if promise is not None:
-                self._afford(
-                    promise,
-                    [*entries, Entry("", run, round_, population, event)],
-                    {**known, population: frozenset(members)},
-                    run,
-                )
-            line = canonical(
-                {
-                    formats.KEY: FORMAT,
-                    "previous": last,
-                    "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "run": run,
-                    "round": round_,
-                    "population": population,
-                    "members": [] if population in known else members,
-                    "event": None if event is None else asdict(event),
-                }
-            )
-            lines.append(self.path, line)
+                known = {**known, population: frozenset(members)}
+                paid = [*entries, Entry("", run, round_, population, event)]
+                _afford(promise, paid, known)
+            line = {
+                formats.KEY: FORMAT,
+                "previous": last,
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "run": run,
+                "round": round_,
+                "population": population,
+                "members": [] if is_known else members,
+                "event": None if event is None else asdict(event),
+            }
+            lines.append(self.path, canonical({**line, _MAC: self._mac(line)}))
 
     def runs(self, delta: float) -> dict[str, Run]:
         """Return what each run has spent, in the order of their beginnings, by the task's hash.
@@ -154,59 +152,38 @@ class Lifetime:
         _, known, entries = self._read()
         return _worst(entries, known, delta)
 
-    def _afford(
-        self,
-        promise: Promise,
-        entries: list[Entry],
-        known: Mapping[str, frozenset[str]],
-        run: str,
-    ) -> None:
-        """Refuse the last of some entries, if with it more is spent than is promised."""
-        own = _worst([entry for entry in entries if entry.run == run], known, promise.delta)
-        if own > promise.epsilon:
-            raise Refused(
-                "privacy.epsilon",
-                f"with this training the run would spend {own:.4g}, {promise.epsilon:g} allowed",
-            )
-        whole = _worst(entries, known, promise.delta)
-        if whole > promise.lifetime:
-            raise Refused(
-                "privacy.lifetime",
-                f"with this training all runs would have spent {whole:.4g} of a patient, "
-                f"{promise.lifetime:g} allowed",
-            )
-
     def _member(self, patient: str) -> str:
         return hmac.new(self._secret, patient.encode(), hashlib.sha256).hexdigest()[:32]
 
+    def _mac(self, line: Mapping[str, Any]) -> str:
+        return hmac.new(self._secret, canonical(line), hashlib.sha256).hexdigest()
+
     def _read(self) -> tuple[str, dict[str, frozenset[str]], list[Entry]]:
-        """Return the hash of the last line, each population's patients, and all entries."""
+        """Return the last line's keyed hash, each population's patients, and all entries."""
         last, known, entries = _NONE_BEFORE, dict[str, frozenset[str]](), list[Entry]()
         for place, line in enumerate(lines.read(self.path), 1):
-            entry, members = self._parsed(place, line, last)
+            entry, members, last = self._parsed(place, line, last)
             if members:
                 known[entry.population] = frozenset(members)
             if entry.population not in known:
                 raise self._damaged(place)
             entries.append(entry)
-            last = hashlib.sha256(line).hexdigest()
         return last, known, entries
 
-    def _parsed(self, place: int, line: bytes, last: str) -> tuple[Entry, list[str]]:
+    def _parsed(self, place: int, line: bytes, last: str) -> tuple[Entry, list[str], str]:
         try:
             found: dict[str, Any] = json.loads(line)
             formats.check(self.path, found.get(formats.KEY), FORMAT)
-            members, given = found["members"], found["event"]
-            event = None if given is None else Event(**given)
-            time, run, round_, population = (found[name] for name in Entry._fields[:-1])
-            entry = Entry(time, run, round_, population, event)
-            whole = canonical(found) == line and found.keys() == _FIELDS
-            of = not members or hashlib.sha256(canonical(members)).hexdigest() == entry.population
+            mac = found.pop(_MAC)
+            whole = found.keys() == _FIELDS and canonical({**found, _MAC: mac}) == line
+            whole = whole and hmac.compare_digest(mac, self._mac(found))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise self._damaged(place) from None
-        if not (whole and of and found["previous"] == last):
+        if not whole or found["previous"] != last:
             raise self._damaged(place)
-        return entry, members
+        event = None if found["event"] is None else Event(**found["event"])
+        time, run, round_, population = (found[name] for name in Entry._fields[:-1])
+        return Entry(time, run, round_, population, event), found["members"], mac
 
     def _damaged(self, place: int) -> FedmedError:
         return FedmedError(
@@ -222,15 +199,46 @@ class Lifetime:
             yield
 
 
-def _worst(entries: list[Entry], known: Mapping[str, frozenset[str]], delta: float) -> float:
+def _afford(
+    promise: Promise, entries: Sequence[Entry], known: Mapping[str, frozenset[str]]
+) -> None:
+    """Refuse the last of some entries, if it spends more of its patients than is promised."""
+    *_, new = entries
+    of = known[new.population]
+    own = _worst([entry for entry in entries if entry.run == new.run], known, promise.delta, of)
+    if own > promise.epsilon:
+        raise Refused(
+            "privacy.epsilon",
+            f"with this training the run would spend {own:.4g}, {promise.epsilon:g} allowed",
+        )
+    whole = _worst(entries, known, promise.delta, of)
+    if whole > promise.lifetime:
+        raise Refused(
+            "privacy.lifetime",
+            f"with this training all runs would have spent {whole:.4g} of a patient, "
+            f"{promise.lifetime:g} allowed",
+        )
+
+
+def _worst(
+    entries: Sequence[Entry],
+    known: Mapping[str, frozenset[str]],
+    delta: float,
+    of: frozenset[str] | None = None,
+) -> float:
     """Return ε of the patient whom entries have cost most; 0 where there are none.
 
     Patients who were in the same populations have the same ε, so that few are to be computed.
+
+    Args:
+        entries: what was spent.
+        known: population → its patients.
+        delta: of (ε, δ).
+        of: the patients who count; all when left out.
     """
-    seen = {entry.population for entry in entries}
     of_patient: dict[str, set[str]] = defaultdict(set)
-    for population in seen:
-        for member in known[population]:
+    for population in {entry.population for entry in entries}:
+        for member in known[population] if of is None else known[population] & of:
             of_patient[member].add(population)
     return max(
         (
@@ -241,6 +249,6 @@ def _worst(entries: list[Entry], known: Mapping[str, frozenset[str]], delta: flo
     )
 
 
-def _spent(entries: list[Entry], delta: float) -> float:
+def _spent(entries: Sequence[Entry], delta: float) -> float:
     events = [entry.event for entry in entries if entry.event is not None]
     return float("inf") if len(events) < len(entries) else epsilon(events, delta)

@@ -93,8 +93,9 @@ class Hospitals:
 def _check_key(keys: Path, client: int, content: RecordDict, statement: Mapping[str, Any]) -> None:
     """Refuse a report that is not signed by the key of the client that it names."""
     public = signatures.read_public(keys / f"hospital-{client}.pub")
-    signed = content.config_records.get(SIGNATURE, {})
-    if not signatures.holds(public, str(dict(signed).get("signature")), statement):
+    records = content.config_records
+    signature = str(records[SIGNATURE].get("signature")) if SIGNATURE in records else ""
+    if not signatures.holds(public, signature, statement):
         raise FedmedError(
             f"a node says that it is client {client} and does not have its key, "
             f"{keys}/hospital-{client}.pub: another hospital, or another home than was registered"

@@ -23,6 +23,9 @@ from fedmed.privacy.accounting import ACCOUNTANT, PURE, cross_checks, epsilon
 from fedmed.privacy.events import Event
 
 FORMAT = 1  # of the file
+#: Where noise came from, as a statement says it beside ε.
+SIMULATED = "from the seed, of a simulation: whoever has the seed can take it away"
+SECRET = "from the operating system"
 IMAGES = 10  # or other parts of a patient, whose ε is told beside one's
 
 
@@ -200,6 +203,7 @@ class Ledger:
             **first,
             "also": others,
             "repeatable": self.repeatable,
+            "noise": SIMULATED if self.repeatable else SECRET,
             "stopped": {str(client): round_ for client, round_ in self.stopped.items()},
             "caveats": list(self.caveats),
             "assumptions": list(self.assumptions),

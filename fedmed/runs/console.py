@@ -221,8 +221,7 @@ def _guarantees(spent: dict[str, Any]) -> list[tuple[str, str]]:
     if spent["stopped"]:
         rounds = ", ".join(f"{client} before round {r}" for client, r in spent["stopped"].items())
         rows.append(("", f"clients stopped, their budget being spent: {rounds}"))
-    if not spent["repeatable"]:
-        rows.append(("", "not repeatable: noise came from the operating system"))
+    rows.append(("", f"noise {spent['noise']}"))
     return rows + [("assumed" if i == 0 else "", a) for i, a in enumerate(spent["assumptions"])]
 
 
