@@ -79,6 +79,8 @@ def test_cut_off_at_any_write_the_record_is_whole(
         folder = tmp_path / str(moment)
         with monkeypatch.context() as patch:
             cut = cuts_off(moment, patch, partial(launch, *config, folder=folder))
+        if cut and (folder / "chain.jsonl").exists():
+            assert "unfinished" in str(verify(folder, known))
         launch(*config, folder=folder)
         verify(folder, known)
         chain = Chain.read(folder / "chain.jsonl")
