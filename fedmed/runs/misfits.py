@@ -24,6 +24,8 @@ from fedmed.core.errors import FedmedError
 from fedmed.core.files import damaged
 from fedmed.core.records import MetricRow
 from fedmed.deployment.evidence import of_tables
+from fedmed.evaluation import metrics
+from fedmed.evaluation.predictions import Predictions
 from fedmed.federation.checkpoint import Checkpoint
 from fedmed.models import arrays_sha256
 from fedmed.models.state import CHECKSUM
@@ -244,8 +246,7 @@ def check_ledger(
         raise Misfit(path, "stopped", "stopped")
     then = replace(ledger, events=bound)
     for unit, spent in last["privacy"].items():
-        told = math.inf if spent["epsilon"] == "inf" else spent["epsilon"]
-        if not math.isclose(then.epsilon(unit), told, rel_tol=CLOSE):
+        if not _close(spent["epsilon"], then.epsilon(unit)):
             raise Misfit(path, f"ε of {unit} by the accountant", "privacy")
     return ledger
 
@@ -273,3 +274,43 @@ def check_summary(
         raise Misfit(path, "privacy.delta", "privacy")
     for name in summary["files"]:
         run_dir.check(name)
+
+
+def check_results(
+    run_dir: RunDirectory, summary: Mapping[str, Any], state: Checkpoint, ledger: Ledger | None
+) -> None:
+    """Hold what a finished run's summary and predictions tell against metrics and ledger.
+
+    Args:
+        run_dir: where they are.
+        summary: of the run.
+        state: its checkpoint, whose metrics are those of the record.
+        ledger: likewise; None where nothing was promised.
+
+    Raises:
+        FedmedError: naming the first that is another.
+    """
+    path, privacy = run_dir.path / "summary.json", summary["privacy"]
+    for told in [privacy, *privacy["also"]] if ledger else ():
+        if ledger and not _close(told["epsilon"], ledger.epsilon(told["unit"])):
+            raise Misfit(path, "privacy.epsilon", "privacy")
+    of_test = [row for row in state.metrics if (row.round, row.scope) == (state.round, "test")]
+    if not of_test:
+        return
+    found = Predictions.read(run_dir.path / "predictions.parquet")
+    macros = metrics.per_target(found.scores, found.labels, found.targets)
+    derived = {f"macro_{name}": metrics.macro(values) for name, values in macros.items()}
+    derived["loss"] = metrics.bce(found.scores, found.labels)
+    for row in of_test:
+        if row.metric not in derived:
+            continue
+        if not _close(derived[row.metric], row.value):
+            raise Misfit(run_dir.path / "predictions.parquet", row.metric, "metrics")
+        if row.metric in summary["test"] and not _close(summary["test"][row.metric], row.value):
+            raise Misfit(path, f"test.{row.metric}", "metrics")
+
+
+def _close(told: float | str | None, value: float) -> bool:
+    """Say whether a file tells a value, which JSON has no number for where it is not finite."""
+    number = math.nan if told is None else math.inf if told == "inf" else float(told)
+    return math.isclose(number, value, rel_tol=CLOSE) or (number != number and value != value)

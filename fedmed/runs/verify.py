@@ -101,16 +101,17 @@ def verify(folder: Path, known: Known) -> Verdict:
         if state.round != last:
             verdict.unproven.append(f"what came of the rounds after {state.round}")
     misfits.check_metrics(run_dir, rounds, finished)
-    misfits.check_ledger(run_dir, list(chain.bound()), rounds, finished)
-    if finished:
+    ledger = misfits.check_ledger(run_dir, list(chain.bound()), rounds, finished)
+    if finished and state:
         digest = misfits.check_model(run_dir, rounds)
         misfits.check_summary(run_dir, summary, rounds, digest)
+        misfits.check_results(run_dir, summary, state, ledger)
     _check_anchor(chain, known.anchor or config.anchor.build(), known.anchor is not None, verdict)
     all_ = len(rounds[0]["data"])
     verdict.proven.append(
         f"configuration, tables of {tables} of {all_} (clients and test patients), metrics, "
         + "".join(f"ε = {bound['epsilon']} of the {unit}, " for unit, bound in _spent(rounds[last]))
-        + ("weights and summary" if finished else "checkpoint")
+        + ("weights, predictions and summary" if finished else "checkpoint")
     )
     verdict.unproven.append("that clients computed what they were asked to, and of which pixels")
     if not finished:
