@@ -204,7 +204,12 @@ def chosen(nih_standin: Path, tmp_path: Path) -> Callable[[str], list[str]]:
                 "dataset.targets=[Effusion,view]",
             ],
         }
-        given = of[name]() if name in of else [f"dataset.root={STANDINS[name](root)}"]
+        if name in of:
+            given = of[name]()
+        elif name in STANDINS:
+            given = [f"dataset.root={STANDINS[name](root)}"]
+        else:
+            given = []  # it needs no file, or says by its key what it lacks
         return [f"dataset={name}", *given]
 
     return chosen
