@@ -86,7 +86,7 @@ def undone(dp: DPFedAvg, orders: Sequence[Message], sent: Iterable[Message]) -> 
 
 
 def step(dp: DPFedAvg) -> NoisyUpdate:
-    return NoisyUpdate(**asdict(dp.mechanism))
+    return NoisyUpdate(dp.mechanism)
 
 
 def release(
