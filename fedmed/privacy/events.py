@@ -1,13 +1,14 @@
 """A noisy release, and who makes one."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
-
-from flwr.serverapp.strategy import Strategy
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from fedmed.config import Component
 from fedmed.core.errors import ConfigError
 from fedmed.core.units import Relation, named
+
+if TYPE_CHECKING:
+    from flwr.serverapp.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class PrivateStrategy(Protocol):
 _SIGN, _SAYS = "privacy_events", ("assumptions", "delta", "secret_cohort", "secure_noise")
 
 
-def private(strategy: Strategy) -> PrivateStrategy | None:
+def private(strategy: "Strategy") -> PrivateStrategy | None:
     """Return a strategy as a private one, None if its aggregate is no private release.
 
     Raises:
