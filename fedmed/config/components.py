@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 
 from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from fedmed.config.messages import UNKNOWN, first_line, lower, near, source
 from fedmed.config.schema import Component, Config, Task
@@ -123,7 +123,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 def _check_value(key: str, value: Any, hint: Any) -> None:
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
+    except (PydanticUserError, PydanticUndefinedAnnotation):  # of a type that is none of its own
         return
     try:
         adapter.validate_python(value)

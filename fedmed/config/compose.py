@@ -140,9 +140,11 @@ def _check_noise(config: Config) -> None:
     runner, privacy = config.runner, config.privacy
     if not isinstance(runner, Deployment) or runner.seeded_noise:
         return
+    own = config.strategy.server.arguments
+    at_clients = own.get("noise", "central") != "central"
     for key, seeded in {
         "privacy.secure_noise": isinstance(privacy, DPSGD) and not privacy.secure_noise,
-        "strategy.secure_noise": (config.strategy.model_extra or {}).get("secure_noise") is False,
+        "strategy.secure_noise": at_clients and own.get("secure_noise") is False,
     }.items():
         if seeded:
             raise ConfigError(
