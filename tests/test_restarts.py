@@ -1,4 +1,4 @@
-"""What a federation of real nodes survives, and what must be given again: server, hospital, silence."""
+"""What a federation of real nodes survives: a killed server, a killed hospital, and silence."""
 
 import os
 import signal
@@ -85,8 +85,8 @@ def test_a_server_and_a_hospital_that_were_killed_come_back_as_who_they_were(
     known = _known(federation)
     first = rehearsal.run()
     _wait_for(lambda: "round 1:" in rehearsal.log())
-    _kill("flower-superlink")
-    _kill("nginx")
+    _end("flower-superlink", signal.SIGKILL)
+    _end("nginx", signal.SIGTERM)
     rehearsal.nodes[1].kill()
     federation.server.start()
     assert rehearsal.end(first) == "finished:failed"
@@ -129,16 +129,16 @@ def _known(federation: Loopback) -> list[tuple[str, str]]:
     return [(node["node-id"], node["status"]) for node in nodes]
 
 
-def _kill(name: str) -> None:
-    """Kill this process's children of a name, and wait until they are gone."""
+def _end(name: str, how: signal.Signals) -> None:
+    """Send this process's children of a name a signal, and wait until they are gone."""
     for pid in _children(os.getpid(), name):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, how)
     _wait_for(lambda: not _children(os.getpid(), name))
 
 
 def _children(parent: int, name: str) -> list[int]:
     """Return a process's children of a name."""
-    table = subprocess.run(["ps", "-eo", "pid,ppid,stat,args"], capture_output=True, text=True)
+    table = subprocess.run(["ps", "-ewwo", "pid,ppid,stat,args"], capture_output=True, text=True)
     rows = [line.split(None, 3) for line in table.stdout.splitlines()[1:]]
     return [int(p) for p, of, s, args in rows if int(of) == parent and name in args and s[0] != "Z"]
 
