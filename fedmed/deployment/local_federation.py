@@ -5,6 +5,7 @@ missing.
 """
 
 import json
+import shutil
 import subprocess
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,9 +13,12 @@ from pathlib import Path
 from shlex import join
 
 from fedmed.core.errors import FedmedError
-from fedmed.deployment.certificates import make_certificates, make_node_key
+from fedmed.deployment.certificates import make_certificates
+from fedmed.deployment.home import Home
+from fedmed.deployment.node import command
 from fedmed.deployment.processes import Processes, free_port, tool
 from fedmed.deployment.server import ADMIN, NAME, Entrance, Server
+from fedmed.record.signatures import make_key
 
 OVER = "finished"  # how the status of a run that has ended begins
 VALID = timedelta(days=30)  # of the certificate that hospitals are shown
@@ -65,33 +69,39 @@ class Loopback:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def key(self, client: int) -> Path:
-        """Return the file of a hospital's key, made if it is not there."""
-        path = self.folder / f"hospital-{client}.key"
+    @property
+    def keys(self) -> Path:
+        """The folder of the public keys that sign the record: the server's, and hospitals'."""
+        folder = self.folder / "records"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    @property
+    def record_key(self) -> Path:
+        """The key by which the server signs the record, made if it is not there."""
+        path = self.keys / "server"
         if not path.exists():
-            make_node_key(path)
+            make_key(path)
         return path
 
+    def home(self, client: int) -> Home:
+        """Return a hospital's home, made or not."""
+        return Home(self.folder / f"client-{client}")
+
     def register(self, client: int) -> None:
-        """Register a hospital's public key with the SuperLink, if it is not."""
+        """Register a hospital's public keys with the server: its node's, and its record's."""
+        home = self.home(client)
+        shutil.copyfile(f"{home.record_key}.pub", self.keys / f"hospital-{client}.pub")
         try:
-            self.server.flwr("supernode", "register", f"{self.key(client)}.pub", NAME)
+            self.server.flwr("supernode", "register", f"{home.node_key}.pub", NAME)
         except FedmedError as error:
             if "already in use" not in str(error):
                 raise
 
-    def start_node(self, client: int, data: Path) -> subprocess.Popen[bytes]:
-        """Start a hospital's SuperNode, which sees the folder ``data`` and no other."""
-        config = f'partition-id={client} data="{data.absolute()}"'
-        return self._processes.start(
-            f"hospital-{client}",
-            tool("flower-supernode"),
-            *("--superlink", self.address),
-            *("--root-certificates", self.authority),
-            *("--auth-supernode-private-key", self.key(client)),
-            *("--node-config", config),
-            *("--port", free_port()),
-        )
+    def start_node(self, client: int) -> subprocess.Popen[bytes]:
+        """Start a hospital's SuperNode, which sees its home and no other."""
+        words = command(self.home(client), port=free_port(), superlink=self.address)
+        return self._processes.start(f"hospital-{client}", *words)
 
     def run(self, overrides: Sequence[str]) -> str:
         """Start a run and return its id; one of before, which was cut off, is over."""

@@ -12,7 +12,6 @@ from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmed.core.errors import FedmedError
-from fedmed.engines.pool import Inline, Pool
 from fedmed.engines.waiting import Say, Waiting
 from fedmed.federation.engine import Engine
 from fedmed.federation.messages import LATE, TaskSpec
@@ -30,9 +29,6 @@ class GridEngine(Engine):
         say: called with a line for a person who waits.
         check: called while waiting; raises if no reply can come any more.
         deadline: seconds that a reply is waited for where an exchange does not say; None: for ever.
-
-    Attributes:
-        pool: this process, where else something is to be computed.
     """
 
     def __init__(
@@ -44,7 +40,6 @@ class GridEngine(Engine):
         deadline: float | None = None,
     ) -> None:
         super().__init__(len(nodes))
-        self.pool: Pool = Inline()
         self._grid = grid
         self._nodes = nodes
         self._say = say
