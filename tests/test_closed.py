@@ -7,9 +7,11 @@ itself as well, where it does what it is feared for.
 
 import http.client
 import os
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +37,7 @@ from flwr.superlink.main import create_app
 from fedmed.core.errors import FedmedError
 from fedmed.deployment import proxy
 from fedmed.deployment.local_federation import Loopback
+from fedmed.deployment.processes import free_port
 from fedmed.deployment.server import NAME
 
 FLEET = "/v1/fleet/"
@@ -379,6 +382,58 @@ def test_what_is_kept_is_its_owners_alone(federation: Loopback) -> None:
             Loopback(federation.folder, federation.folder)
     finally:
         federation.folder.chmod(0o700)
+
+
+@pytest.fixture
+def server(federation: Loopback, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """``fedmed server`` as a service starts it, and its port for hospitals."""
+    port = free_port()
+    pair = (
+        "--certificate",
+        federation.folder / "server.crt",
+        "--key",
+        federation.folder / "server.key",
+    )
+    where = ("--listen", f"127.0.0.1:{port}", "--port", free_port())
+    command = [sys.executable, "-m", "fedmed.cli", "server", tmp_path / "server", *pair, *where]
+    process = subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    assert f"hospitals: 127.0.0.1:{port}" in process.stdout.readline()
+    yield process, port
+    process.terminate()
+    process.wait(LIMIT)
+
+
+def test_a_server_ends_whole_when_it_is_told_to(
+    server: tuple[subprocess.Popen[str], int], federation: Loopback
+) -> None:
+    process, port = server
+    door = Door(port, federation.authority)
+    assert door.call(FLEET + "pull-messages") == 401
+    assert door.call("/v1/control/list-runs") == 404
+    family = _descendants(process.pid)
+    process.terminate()
+    assert process.wait(LIMIT) == 128 + signal.SIGTERM
+    assert family
+    assert not family & _descendants(1)
+
+
+def test_a_server_ends_whole_and_says_so_when_a_part_of_it_has_died(
+    server: tuple[subprocess.Popen[str], int], tmp_path: Path
+) -> None:
+    """Whoever has started it, such as systemd, is to start it again."""
+    process, _ = server
+    database = str(tmp_path / "server" / "superlink.db")
+    table = subprocess.run(["ps", "-ewwo", "pid,args"], capture_output=True, text=True).stdout
+    (superlink,) = [line for line in table.splitlines() if database in line]
+    family = _descendants(process.pid)
+    os.kill(int(superlink.split()[0]), signal.SIGKILL)
+    assert process.wait(LIMIT) == 2
+    assert process.stdout is not None
+    assert "fedmed: flower-superlink has ended with status -9" in process.stdout.read()
+    assert not family & _descendants(1)
 
 
 def _wait_for(happens: Callable[[], bool], seconds: float = LIMIT) -> None:

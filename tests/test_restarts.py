@@ -1,10 +1,10 @@
-"""What a federation of real nodes survives, and what must be given again."""
+"""What a federation of real nodes survives: a killed server, a killed hospital, and silence."""
 
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from conftest import metrics, summary
 from test_closed import needs_nginx
 
-from fedmed.cli.deploy import divide
+from fedmed.cli.deploy import agree, divide
 from fedmed.config import compose
 from fedmed.deployment.flower_app import write_app
 from fedmed.deployment.local_federation import OVER, Loopback
@@ -39,23 +39,20 @@ LIMIT = 240  # seconds that anything may take
 class Rehearsal:
     """Two hospitals behind a server, and a run that can be started again."""
 
-    def __init__(self, federation: Loopback, store: Path) -> None:
+    def __init__(self, federation: Loopback, overrides: Sequence[str]) -> None:
         self.federation = federation
         self.folder = federation.folder / "run"
-        self._store = store
-        self.nodes = [self.node(client) for client in (0, 1)]
+        self._overrides = overrides
+        for client in (0, 1):
+            agree(federation, client, compose(overrides), overrides)
+            federation.register(client)
+        self.nodes = [federation.start_node(client) for client in (0, 1)]
 
-    def node(self, client: int) -> subprocess.Popen[bytes]:
-        """Start a hospital, whose key is registered if it is not."""
-        self.federation.register(client)
-        return self.federation.start_node(client, self.federation.folder / f"client-{client}")
-
-    def run(self, *overrides: str) -> str:
+    def run(self, *runner: str) -> str:
         """Start the run, or have it go on."""
         data = self.federation.folder / "server"
-        own = ("runner=deployment", f"runner.data={data}", "runner.clients=2")
-        where = (f"store={self._store}", f"hydra.run.dir={self.folder}")
-        return self.federation.run([*CONFIG, *own, *where, *overrides])
+        own = ("runner=deployment", f"runner.data={data}", "runner.clients=2", *runner)
+        return self.federation.run([*self._overrides, *own, f"hydra.run.dir={self.folder}"])
 
     def log(self) -> str:
         """What the run has written of itself."""
@@ -69,30 +66,33 @@ class Rehearsal:
 
 
 @pytest.fixture
-def rehearsal(store: Path, tmp_path: Path) -> Iterator[Rehearsal]:
+def rehearse(store: Path, tmp_path: Path) -> Iterator[Callable[..., Rehearsal]]:
+    """Start a rehearsal of CONFIG and other overrides."""
     folder = tmp_path / "deployment"
     folder.mkdir(mode=0o700)
-    divide(compose([*CONFIG, f"store={store}"]), folder)
+    asked = [*CONFIG, f"store={store}"]
+    divide(compose(asked), folder)
     with Loopback(folder, write_app(folder / "app")) as federation:
-        yield Rehearsal(federation, store)
+        yield lambda *overrides: Rehearsal(federation, [*asked, *overrides])
 
 
 def test_a_server_and_a_hospital_that_were_killed_come_back_as_who_they_were(
-    rehearsal: Rehearsal, launch: Callable[..., dict[str, Any]], tmp_path: Path
+    rehearse: Callable[..., Rehearsal], launch: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     """Nobody registers anew, nobody restarts the other hospital; the same weights in the end."""
+    rehearsal = rehearse()
     federation = rehearsal.federation
     known = _known(federation)
     first = rehearsal.run()
     _wait_for(lambda: "round 1:" in rehearsal.log())
-    _kill("flower-superlink")
-    _kill("nginx")
+    _end("flower-superlink", signal.SIGKILL)
+    _end("nginx", signal.SIGTERM)
     rehearsal.nodes[1].kill()
     federation.server.start()
     assert rehearsal.end(first) == "finished:failed"
     assert rehearsal.nodes[0].poll() is None
     _wait_for(lambda: _known(federation)[1][1] == "offline")  # its last sign of life has run out
-    rehearsal.nodes[1] = rehearsal.node(1)
+    rehearsal.nodes[1] = federation.start_node(1)
     _wait_for(lambda: [status for _, status in _known(federation)] == ["online", "online"])
     assert [node for node, _ in _known(federation)] == [node for node, _ in known]
     assert rehearsal.end(rehearsal.run()) == "finished:completed"
@@ -101,9 +101,12 @@ def test_a_server_and_a_hospital_that_were_killed_come_back_as_who_they_were(
     assert summary(rehearsal.folder)["model_sha256"] == whole["model_sha256"]
 
 
-def test_a_hospital_that_never_answers_is_named_and_then_left_out(rehearsal: Rehearsal) -> None:
+def test_a_hospital_that_never_answers_is_named_and_then_left_out(
+    rehearse: Callable[..., Rehearsal],
+) -> None:
     """Its node is alive and says so every half minute; what it was to start never begins."""
-    run = rehearsal.run("faults.on_failure=exclude", "runner.deadline=65", "rounds=1")
+    rehearsal = rehearse("faults.on_failure=exclude", "rounds=1")
+    run = rehearsal.run("runner.deadline=65")
     _wait_for(lambda: "round 0:" in rehearsal.log())
     (starter,) = _children(rehearsal.nodes[1].pid, "flower-superexec")
     os.kill(starter, signal.SIGSTOP)
@@ -129,16 +132,16 @@ def _known(federation: Loopback) -> list[tuple[str, str]]:
     return [(node["node-id"], node["status"]) for node in nodes]
 
 
-def _kill(name: str) -> None:
-    """Kill this process's children of a name, and wait until they are gone."""
+def _end(name: str, how: signal.Signals) -> None:
+    """Send this process's children of a name a signal, and wait until they are gone."""
     for pid in _children(os.getpid(), name):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, how)
     _wait_for(lambda: not _children(os.getpid(), name))
 
 
 def _children(parent: int, name: str) -> list[int]:
     """Return a process's children of a name."""
-    table = subprocess.run(["ps", "-eo", "pid,ppid,stat,args"], capture_output=True, text=True)
+    table = subprocess.run(["ps", "-ewwo", "pid,ppid,stat,args"], capture_output=True, text=True)
     rows = [line.split(None, 3) for line in table.stdout.splitlines()[1:]]
     return [int(p) for p, of, s, args in rows if int(of) == parent and name in args and s[0] != "Z"]
 

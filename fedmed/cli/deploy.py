@@ -101,7 +101,7 @@ def deploy(
     own += [f"runner.clients={clients}"]
     with Loopback(folder, write_app(folder / "app"), proxied) as federation:
         for client in range(clients):
-            _agree(federation, client, config, overrides)
+            agree(federation, client, config, overrides)
             federation.register(client)
             federation.start_node(client)
         here = Path(settings(overrides).run.dir).absolute()
@@ -115,7 +115,7 @@ def deploy(
     print(f"run directory: {here}")
 
 
-def _agree(federation: "Loopback", client: int, config: "Config", overrides: Sequence[str]) -> None:
+def agree(federation: "Loopback", client: int, config: "Config", overrides: Sequence[str]) -> None:
     """Write a hospital's policy for this experiment, unless it has one.
 
     It leaves as much again as the experiment is planned to spend: a round that is done again after
