@@ -1,4 +1,4 @@
-"""``python -m fedmed.deployment.supernode``: a SuperNode that runs this house's fedmed and no other app.
+"""``python -m fedmed.deployment.supernode``: a SuperNode that runs the fedmed of this house alone.
 
 Its arguments are those of ``flower-supernode``.
 """

@@ -1,7 +1,7 @@
 """A SuperNode that runs the ClientApp of its own house, whatever app the server hands out.
 
-Flower's own installs the app that comes with a run (a FAB) and runs its code; whoever starts a run at
-the SuperLink so has code run at every hospital. Its check of signatures (``--trusted-entities``)
+Flower's own installs the app that comes with a run (a FAB) and runs its code; whoever starts a run
+at the SuperLink so has code run at every hospital. Its check of signatures (``--trusted-entities``)
 takes a licence that a free SuperLink has not. Here a run is given the description of this house's
 own app before anything is installed, and what the server sent is never unpacked.
 """
