@@ -37,11 +37,16 @@ def tolerate() -> None:
 
     A character that the terminal, the log or the locale cannot show becomes a question mark, and a
     reader that goes away is no error. Called first by whatever is a command; streams that are not
-    the interpreter's own, such as a test's, are left alone.
+    the interpreter's own, such as a test's, are left alone, and one that somebody listens to, as
+    Flower does for the log of a run, stays that stream.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if type(stream) is io.TextIOWrapper:
+        if type(stream) is not io.TextIOWrapper:
+            continue
+        if "write" in vars(stream):
+            stream.reconfigure(errors="replace")
+        else:
             tolerant = _Tolerant(
                 stream.buffer,
                 encoding=stream.encoding,

@@ -117,8 +117,8 @@ def exchange(
     del messages
     unanswered = set(ids)
     arrived: dict[str, Message] = {}
-    for place, id_ in enumerate(ids):
-        waiting = waiting_for(place) if waiting_for else None
+    waits = [waiting_for(place) if waiting_for else None for place in range(len(ids))]  # from now
+    for id_, waiting in zip(ids, waits, strict=True):
         while id_ not in arrived and (until is None or time.monotonic() < until):
             check()
             new = {r.metadata.reply_to_message_id: r for r in grid.pull_messages(unanswered)}
