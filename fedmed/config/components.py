@@ -9,7 +9,7 @@ from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
-from fedmed.config.messages import UNKNOWN, first_line, lower, near, source
+from fedmed.config.messages import UNKNOWN, import_failure, lower, near, source
 from fedmed.config.schema import Component, Task
 from fedmed.core.errors import ConfigError, OutOfMemory, starved
 
@@ -62,7 +62,9 @@ def check(path: str, target: str, arguments: Mapping[str, Any], raw: dict[str, A
     except Exception as error:
         if starved(error):
             raise OutOfMemory from None
-        raise ConfigError(f"{path}._target_: {first_line(error)}") from None
+        raise ConfigError(
+            f"{path}._target_: cannot import {target}: {import_failure(error)}"
+        ) from None
     takes, open_ended = _taken(called, arguments)
     for name, value in arguments.items():
         key = source(f"{path}.{name}", raw)
