@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from contracts import plain, shuffle_globals
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from safetensors.numpy import load_file
 
 from fedmed import models
@@ -26,6 +26,7 @@ from fedmed.experiment.data import prepare, save
 from fedmed.experiment.run import run
 from fedmed.federation.engine import Engine
 from fedmed.federation.messages import ARRAYS, CONFIG, LATE, RunContext, TaskSpec
+from fedmed.flower.node_config import simulated
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
 from fedmed.runs.evaluations import Attack, Evaluation, evaluate
@@ -131,7 +132,7 @@ def check_engine(
     def expected(message: Message, task: TaskSpec) -> dict[str, Any]:
         """Return what the client app answers, called by hand."""
         whole = Message(RecordDict({**content, **task.records()}), 1, "train")
-        return plain(app(whole, Context(1, task.client + 1, {}, RecordDict(), {})).content)
+        return plain(app(whole, simulated(task.client + 1)).content)
 
     with opened() as engine:
         nodes = engine.get_node_ids()

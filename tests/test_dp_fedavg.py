@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -86,7 +85,7 @@ def undone(dp: DPFedAvg, orders: Sequence[Message], sent: Iterable[Message]) -> 
 
 
 def step(dp: DPFedAvg) -> NoisyUpdate:
-    return NoisyUpdate(**asdict(dp.mechanism))
+    return NoisyUpdate(dp.mechanism)
 
 
 def release(

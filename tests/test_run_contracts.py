@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from conftest import TINY
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from run_contracts import (
     check_callback,
     check_engine,
@@ -33,6 +33,7 @@ from fedmed.federation.engine import Engine
 from fedmed.federation.messages import RAISED, RunContext, TaskSpec
 from fedmed.federation.protocol import Participants, training_rows
 from fedmed.flower import process
+from fedmed.flower.node_config import simulated
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event, Ledger
 from fedmed.protocols.averaging import Averaging
@@ -149,7 +150,7 @@ class OneByOne(Engine):
             content = RecordDict({**message.content, **tasks[node].records()})
             asked = Message(content, node, message.metadata.message_type)
             try:
-                reply = app(asked, Context(1, node, {}, RecordDict(), {}))
+                reply = app(asked, simulated(node))
             except Exception as error:
                 yield Message(Error(RAISED, str(error)), reply_to=message)
             else:

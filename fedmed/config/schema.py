@@ -41,6 +41,10 @@ class Component(BaseModel):
         """Call the target with its arguments and ``more``."""
         return get_object(self.target)(**self.arguments, **more)
 
+    def has(self, name: str) -> bool:
+        """Return whether the class that is named has an attribute, without building it."""
+        return hasattr(get_object(self.target), name)
+
 
 class Model(_Frozen):
     """The network, and the file its weights start from (random when None)."""
@@ -177,7 +181,10 @@ class Deployment(_Frozen):
     device: Device
     data: Path
     clients: Annotated[int, Field(ge=1)]
+    keys: Path | None
+    seeded_noise: bool
     wait: Positive
+    deadline: Positive
 
 
 class Custom(_Frozen):
@@ -230,6 +237,12 @@ class Tracking(_Frozen):
     entity: str | None
 
 
+class Keys(_Frozen):
+    """What a run's record is signed with; see :mod:`fedmed.record.signatures`."""
+
+    key: Path | None
+
+
 class Task(_Frozen):
     """What is to be learnt and how: all that decides the result, and all that a client is told."""
 
@@ -264,6 +277,8 @@ class Config(Task):
     store: Path
     runner: Runner
     tracking: Tracking
+    record: Keys
+    anchor: Component
     paper: Paper | None = None
 
     @cached_property

@@ -24,6 +24,8 @@ from fedmed.config.schema import Task
 from fedmed.core.errors import ConfigError
 
 FORMAT = 1  # of the text; counted up when an older version could read another task in it
+#: Of a task's components, those that a client builds.
+BUILT = ("model.network", "strategy.local", "strategy.server")
 _TAG = "$"
 _NOT_FINITE = ("inf", "-inf", "nan")
 
@@ -66,7 +68,21 @@ def loads(text: str, digest: str) -> Task:
     Raises:
         WireError: if the text is not the one that was sent, is another version's, or holds a key
             or a value that this version does not know.
-        ConfigError: if a component is not installed here, or takes no such argument.
+        ConfigError: if a component that a client builds is not installed here, or takes no such
+            argument; the others are the server's, and are not even imported.
+    """
+    task = parsed(text, digest)
+    for path, component in components.within(task):
+        if path.startswith(BUILT):
+            components.check(path, component.target, component.arguments, {})
+    return task
+
+
+def parsed(text: str, digest: str) -> Task:
+    """Return the task that a text holds, without importing anything that it names.
+
+    Its components are names and values, and nothing more: whoever does not trust the writer decides
+    by them whether to go on. See :func:`loads` for what is raised.
     """
     if (found := sha256(text)) != digest:
         raise WireError(f"the task that came is not the one that was sent: {found}, not {digest}")
@@ -84,9 +100,19 @@ def loads(text: str, digest: str) -> Task:
     task = _parsed(packed)
     if not _is(task, text):
         raise WireError("the task that came would be another one here: it is not written as it is")
-    for path, component in components.within(task):
-        components.check(path, component.target, component.arguments, {})
     return task
+
+
+def leaves(task: Task) -> dict[str, str]:
+    """Return each value of a task that has no keys below it, as text, by its dotted key.
+
+    Equal texts are equal values of the same type: 1, 1.0 and true are three.
+    """
+    values = task.model_dump(by_alias=True, include=set(Task.model_fields))
+    return {
+        key: json.dumps(_packed(value, key), sort_keys=True)
+        for key, value in identity.leaves(values)
+    }
 
 
 def _is(task: Task, text: str) -> bool:

@@ -57,7 +57,8 @@ def _engine(
 ) -> Engine:
     if grid:
         nodes = hospitals.nodes if hospitals else simulated(grid, len(sizes))
-        return GridEngine(grid, nodes, say)
+        deadline = runner.deadline if isinstance(runner, cfg.Deployment) else None
+        return GridEngine(grid, nodes, say, deadline=deadline)
     if isinstance(runner, cfg.Local):
         return LocalEngine(runner, sizes, say)
     if isinstance(runner, cfg.Custom):

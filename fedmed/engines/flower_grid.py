@@ -28,6 +28,7 @@ class GridEngine(Engine):
         nodes: the Grid's node for each client; a simulation's nodes may play several.
         say: called with a line for a person who waits.
         check: called while waiting; raises if no reply can come any more.
+        deadline: seconds that a reply is waited for where an exchange does not say; None: for ever.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class GridEngine(Engine):
         nodes: Sequence[int],
         say: Say,
         check: Callable[[], None] = lambda: None,
+        deadline: float | None = None,
     ) -> None:
         super().__init__(len(nodes))
         self._grid = grid
         self._nodes = nodes
         self._say = say
         self._check = check
+        self._deadline = deadline
 
     def exchange(
         self,
@@ -54,11 +57,12 @@ class GridEngine(Engine):
         Args:
             messages: at most one to a node.
             tasks: node → what its client is told beside.
-            timeout: seconds; None waits for ever.
+            timeout: seconds; None waits as long as the engine's deadline.
 
         Raises:
             FedmedError: if a message cannot be delivered.
         """
+        timeout = self._deadline if timeout is None else timeout
         messages = sorted(messages, key=lambda m: m.metadata.dst_node_id)
         sent = [self._addressed(message, tasks, timeout) for message in messages]
         until = None if timeout is None else time.monotonic() + timeout

@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedmed import models
 from fedmed.client.context import device
-from fedmed.config import DPSGD, Config, wire
+from fedmed.config import DPSGD, Component, Config, wire
 from fedmed.core.errors import ConfigError
 from fedmed.core.seeding import fingerprint
 from fedmed.engines.deployment import Hospitals
@@ -17,6 +17,7 @@ from fedmed.engines.factory import opened
 from fedmed.evaluation.metrics import AUROC, POSITIVES
 from fedmed.experiment.accounts import Accounts
 from fedmed.experiment.data import Data
+from fedmed.experiment.recording import Recorder
 from fedmed.federation.exchange import Exchange
 from fedmed.federation.messages import RunContext
 from fedmed.federation.protocol import Participants, Protocol
@@ -24,6 +25,7 @@ from fedmed.federation.replies import TRAINED, VALIDATED, Terms
 from fedmed.federation.rounds import Federation
 from fedmed.federation.update_steps import UpdateStep, local_of
 from fedmed.models import Arrays
+from fedmed.privacy.events import private
 from fedmed.privacy.plan import PrivacyPlan
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
@@ -35,17 +37,34 @@ def built(config: Config) -> tuple[Strategy, Arrays]:
 
     Raises:
         ConfigError: if there is no such device, no key for wandb, no parameter that a pattern of
-            ``strategy.state`` names, or the network cannot be trained privately: all before
-            anything has taken time.
+            ``strategy.state`` names, a strategy that clients cannot ask what it does, or the
+            network cannot be trained privately: all before anything has taken time.
     """
     device(config.runner.device)
     check_key(config.tracking)
     strategy: Strategy = config.strategy.server.build()
+    _check_said(config.strategy.server, strategy)
+    local_of(config.strategy)
     network = models.build(config.model, config.seed, config.norm)
     if isinstance(config.privacy, DPSGD):
         models.check_private(network)
     shared = models.shared_names(network, config.strategy.state)
     return strategy, {k: v for k, v in models.arrays_of(network).items() if k in shared}
+
+
+def _check_said(server: Component, strategy: Strategy) -> None:
+    """Refuse a strategy whose class does not show what clients must know of it.
+
+    Raises:
+        ConfigError: if it is private and does not say all of it, or is not named by its class.
+    """
+    private(strategy)
+    for name in ("privacy_events", "update_steps"):
+        if hasattr(strategy, name) and not server.has(name):
+            raise ConfigError(
+                f"strategy.server: what {server.target} makes has {name}; name its class, which "
+                "clients can ask for it too"
+            )
 
 
 def run_context(config: Config) -> RunContext:
@@ -71,6 +90,7 @@ def opened_federation(
     strategy: Strategy,
     data: Data,
     accounts: Accounts,
+    recorder: Recorder,
     run_dir: RunDirectory,
     console: Console,
     grid: Grid | None,
@@ -83,6 +103,7 @@ def opened_federation(
         strategy: what the server does.
         data: whose clients take part, as they were saved.
         accounts: of the privacy that is spent.
+        recorder: of what is done.
         run_dir: where data and checkpoint are.
         console: told who has answered, who is waited for, and who could not.
         grid: Flower's, where Flower has started the run.
@@ -120,7 +141,8 @@ def opened_federation(
             console.warn,
         )
         protocol: Protocol = config.protocol.build()
-        yield Federation(protocol, participants, score, data.truth, run_dir.checkpoint)
+        checkpoint = run_dir.checkpoint
+        yield Federation(protocol, participants, score, data.truth, recorder, checkpoint)
 
 
 def _terms(

@@ -17,6 +17,7 @@ from fedmed.config import Config
 from fedmed.core.records import POOLED, MetricRow
 from fedmed.experiment.accounts import Accounts
 from fedmed.experiment.data import Data
+from fedmed.experiment.recording import Recorder
 from fedmed.privacy import Ledger
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
@@ -139,6 +140,20 @@ class PrivacyRows(Callback):
         return rows
 
 
+class Heads(Callback):
+    """Sends the head of the run's record to where heads are kept, once its round is safe.
+
+    Args:
+        recorder: of the run.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:  # noqa: D102
+        self._recorder.publish(round_)
+
+
 class Terminal(Callback):
     """Shows what is to be known before the first round, each round as it is done, and the result.
 
@@ -216,6 +231,7 @@ def callbacks_of(
     config: Config,
     data: Data,
     accounts: Accounts,
+    recorder: Recorder,
     run_dir: RunDirectory,
     console: Console,
     began: float,
@@ -226,6 +242,7 @@ def callbacks_of(
         config: of the run.
         data: as they were saved.
         accounts: of the privacy that is spent.
+        recorder: of what is done.
         run_dir: whose files are written, and mirrored.
         console: where progress is shown.
         began: when the run did, by ``time.perf_counter``.
@@ -233,6 +250,7 @@ def callbacks_of(
     return Callbacks(
         MetricsFile(run_dir),
         PrivacyRows(accounts.ledger),
+        Heads(recorder),
         Log(),
         Mirror(config, data, run_dir, console),
         # the last, so that the result is what remains on the screen
