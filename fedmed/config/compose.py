@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from fedmed.config import checks, components, effects, identity
 from fedmed.config.messages import explain, first_line, problems
-from fedmed.config.schema import DPSGD, Component, Config, Custom, Deployment, Local
+from fedmed.config.schema import DPSGD, Component, Config, Deployment, Local
 from fedmed.core.errors import ConfigError
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -60,8 +60,7 @@ def parse(config: DictConfig, build: bool = True) -> Config:
     effects.check(parsed, raw)
     elsewhere = isinstance(parsed.runner, Deployment)
     quick = _QUICK if elsewhere else (*_QUICK, *_HERE)
-    own = [("runner.engine", parsed.runner.engine)] if isinstance(parsed.runner, Custom) else []
-    for path, component in (*components.within(parsed), *own):
+    for path, component in components.within(parsed):
         components.check(path, component.target, component.arguments, raw)
         _check_name(path, component.target)
         if build and path.partition("[")[0] in quick:
