@@ -16,13 +16,10 @@ from fedmed.core.errors import FedmedError
 from fedmed.core.records import POOLED, MetricRow
 from fedmed.evaluation import metrics
 from fedmed.evaluation.metrics import Floats
-from fedmed.federation.checkpoint import (
-    Checkpoint,
-    load_strategy_state,
-    strategy_state_dict,
-)
+from fedmed.federation.checkpoint import Checkpoint
 from fedmed.federation.protocol import Participants, Protocol
 from fedmed.federation.reply_filter import unlike
+from fedmed.federation.strategy_state import StrategyState
 from fedmed.federation.validation import validate
 from fedmed.models import from_record, to_record
 
@@ -50,6 +47,9 @@ class Federation:
     truth: Floats
     checkpoint: Path
 
+    def __post_init__(self) -> None:
+        self._remembered = StrategyState(self.participants.strategy)
+
     def run(
         self, state: Checkpoint, on_update: OnUpdate, on_round: OnRound
     ) -> tuple[Checkpoint, Floats | None]:
@@ -74,7 +74,7 @@ class Federation:
         clients.check()
         clients.exchange.resume(state.bytes_down, state.bytes_up, state.clients)
         if state.round:
-            load_strategy_state(clients.strategy, state.strategy)
+            self._remembered.load_state_dict(state.strategy)
         else:
             state = replace(state, metrics=self._test(0, to_record(state.arrays))[0])
             on_round(0, state.metrics)
@@ -108,7 +108,7 @@ class Federation:
             data=state.data,
             arrays=from_record(arrays),
             round=round_,
-            strategy=strategy_state_dict(clients.strategy),
+            strategy=self._remembered.state_dict(),
             clients=exchange.states.rounds(),
             metrics=state.metrics + rows,
             bytes_down=exchange.bytes_down,
