@@ -30,7 +30,7 @@ class Memory:
 
 
 class Counting(FedAvg):
-    """Adds to each array a thousandth of how many rounds there were, which it is the first round to count."""
+    """Adds to each array a thousandth of the rounds so far, first counted in a round."""
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
         arrays, told = super().aggregate_train(server_round, replies)

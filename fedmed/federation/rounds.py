@@ -21,12 +21,12 @@ from fedmed.federation.protocol import Participants, Protocol
 from fedmed.federation.reply_filter import unlike
 from fedmed.federation.strategy_state import StrategyState
 from fedmed.federation.validation import validate
-from fedmed.models import from_record, to_record
+from fedmed.models import Arrays, from_record, to_record
 
 log = logging.getLogger(__name__)
 
 OnUpdate = Callable[[int], Sequence[MetricRow]]
-OnRound = Callable[[int, Sequence[MetricRow]], None]
+OnRound = Callable[[int, Sequence[MetricRow], Arrays], None]
 
 
 @dataclass
@@ -59,7 +59,8 @@ class Federation:
             state: where the run stands.
             on_update: called with each round whose aggregate stands; returns what else is to be
                 recorded of it.
-            on_round: called with each round and its metrics; 0 is the evaluation before the first.
+            on_round: called with each round, its metrics and the global arrays after it; 0 is the
+                evaluation before the first.
 
         Returns:
             The last state and the probabilities of the test images, N×T; None where parameters stay
@@ -77,7 +78,7 @@ class Federation:
             self._remembered.load_state_dict(state.strategy)
         else:
             state = replace(state, metrics=self._test(0, to_record(state.arrays))[0])
-            on_round(0, state.metrics)
+            on_round(0, state.metrics, state.arrays)
         scores = None
         for round_ in range(state.round + 1, config.rounds + 1):
             if clients.budget.exhausted(round_):
@@ -85,7 +86,7 @@ class Federation:
                 break
             done = len(state.metrics)
             state, scores = self._round(round_, state, on_update)
-            on_round(round_, state.metrics[done:])
+            on_round(round_, state.metrics[done:], state.arrays)
         if scores is None:  # cut off between the last checkpoint and the end
             scores = self._scores(to_record(state.arrays))
         return state, scores
