@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from torch import nn
 
 import fedmed.config
 from fedmed.experiment.run import run
+from fedmed.record.signatures import make_key, read_public
 from fedmed.runs.console import Console
+from fedmed.runs.verify import Known
 
 ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("FEDMED_DATA", ROOT.parent / "shared" / "data"))
@@ -44,11 +47,12 @@ TINY = (
 
 #: Modules whose tests start processes, servers or whole runs; ``make fast`` leaves them out.
 SLOW = (
-    *("audit", "bad_input", "callbacks", "cells", "cli", "contents", "damage", "datasets_hospital"),
-    *("datasets_small", "effects", "engines", "experiments", "faults", "federation", "formats"),
-    *("fuzz", "identity", "ids", "images", "labels", "layout", "library", "papers"),
-    *("pixels_matrix", "privacy", "private_step", "release", "replies", "report"),
-    *("reproducibility", "robust", "statistics", "sweep", "table", "tracking", "waiting"),
+    *("audit", "bad_input", "callbacks", "cells", "cli", "closed", "contents", "damage"),
+    *("datasets_hospital", "datasets_small", "effects", "engines", "experiments", "faults"),
+    *("federation", "formats", "fuzz", "identity", "ids", "images", "labels", "layout", "library"),
+    *("lifetime", "papers", "pixels_matrix", "policy", "privacy", "private_step", "protocols"),
+    *("record", "release", "replies", "report", "reproducibility", "restarts", "robust"),
+    *("run_contracts", "statistics", "sweep", "table", "tracking", "verify", "waiting"),
 )
 
 
@@ -170,3 +174,34 @@ def tiny_network(seed: int = 0) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)
     )
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys of a server and of a stranger."""
+    folder = tmp_path_factory.mktemp("keys")
+    for who in ("server", "stranger"):
+        make_key(folder / who)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(store: Path, keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A private, signed run's directory, not to be written to."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    from signed_run import PRIVATE  # which takes its smallest run from here
+
+    with Console() as console:
+        run((*PRIVATE, f"record.key={keys / 'server'}", f"store={store}"), folder, console)
+    return folder
+
+
+@pytest.fixture
+def ran(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be harmed."""
+    return Path(shutil.copytree(finished, tmp_path / "ran"))
+
+
+@pytest.fixture
+def known(keys: Path) -> Known:
+    return Known(server=read_public(keys / "server.pub"))

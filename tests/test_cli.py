@@ -206,7 +206,7 @@ def test_commands_about_runs(runs: Path, fedmed: Command, tmp_path: Path) -> Non
         "AUC": ["audit", next(runs.iterdir())],
         "label_counts.csv": ["release", next(runs.iterdir()), "--seed", "1"],
         "JS divergence": ["partition", "dataset.patients=80", "partition=iid"],
-        "images of": ["hospital", "own", "--client", "1", *TINY],
+        "images of": ["hospital", "server", "own", *TINY],
         "program: fedmed.run": ["sweep", "wandb", "seed=0,1"],
     }
     for said, arguments in asked.items():

@@ -39,13 +39,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_download_is_read(name: str, roots: dict[str, Path]) -> None:
     dataset = build(name, roots[name])
     table = validate(dataset.table(), dataset)
-    assert set(table["split"]) >= {"train", "test"}
     assert set(table["view"]) <= {"PA", "AP", None, np.nan}
     assert table["patient"].str.match(f"{'nih' if name == 'rsna' else name}:.").all()
-    assert table[list(dataset.targets)].notna().any().all()
     assert table["sex"].notna().any()
-    for image in table["image"]:
-        assert dataset.has(image), image
     for image in table["image"].iloc[[0, -1]]:
         pixels = dataset.read(image)
         assert pixels.shape == (48, 40)

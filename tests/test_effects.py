@@ -25,12 +25,14 @@ NEEDS = {
     "model=logistic_regression": ("dataset=heart_disease", "dataset.root=x"),
     "partition=saved": ("partition.file=x",),
     "partition=sized": ("partition.sizes={a: 2}",),
+    "anchor=file": ("anchor.path=x",),
+    "anchor=ethereum": ("anchor.url=x", "anchor.contract=x", "anchor.account=x"),
     "runner=deployment": ("runner.data=x", "runner.clients=2"),
     "privacy=dpsgd": ("privacy.epsilon=1",),
 }
 GROUPS = (
     *("dataset", "partition", "model", "protocol", "strategy", "privacy", "client", "augment"),
-    *("runner", "faults", "tracking"),
+    *("runner", "faults", "tracking", "anchor"),
 )
 CHOICES = [
     f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))

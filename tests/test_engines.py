@@ -17,14 +17,22 @@ import pandas as pd
 import pytest
 from conftest import ROOT, summary
 from flwr.cli.build import build_fab_from_files
+from hospitals import make_home
 
+from fedmed.cli.verify import hospital_keys
 from fedmed.config import compose
+from fedmed.core.errors import FedmedError
 from fedmed.data.store import pixels_of, prepare
 from fedmed.data.table import validate
 from fedmed.deployment import node_data
-from fedmed.deployment.local_federation import NAME, Loopback, free_port
+from fedmed.deployment.local_federation import Loopback
+from fedmed.deployment.processes import free_port
+from fedmed.deployment.server import NAME
 from fedmed.experiment.run import run
+from fedmed.record.chain import Chain
+from fedmed.record.signatures import read_public
 from fedmed.runs.console import Console
+from fedmed.runs.verify import Known, verify
 
 #: Three hospitals, of which two train in a round and keep their norm statistics.
 CONFIG = (
@@ -48,20 +56,40 @@ LIMIT = 400  # seconds that a test's processes may take before they are ended
 
 
 @pytest.fixture(scope="module")
-def local(store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The weights' hash in the local pool."""
-    overrides = (*CONFIG, "runner.workers=2", f"store={store}")
+def pooled(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its run directory in the local pool."""
+    folder = tmp_path_factory.mktemp("local")
     with Console() as console:
-        done = run(overrides, tmp_path_factory.mktemp("local"), console)
-    return str(done["model_sha256"])
+        run((*CONFIG, "runner.workers=2", f"store={store}"), folder, console)
+    return folder
 
 
-def test_one_worker(local: str, launch: Callable[..., dict[str, Any]]) -> None:
-    assert launch(*CONFIG, "runner.workers=1")["model_sha256"] == local
+@pytest.fixture(scope="module")
+def local(pooled: Path) -> tuple[str, str]:
+    """What comes of it there."""
+    return result(summary(pooled))
+
+
+def result(done: dict[str, Any]) -> tuple[str, str]:
+    """Return the hash of a run's weights, and the root of its record: of all that was done."""
+    return done["model_sha256"], done["record"]["root"]
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    """Return a run's records, but for the hashes that hospitals key with a secret of their own."""
+    records = [
+        {**record, "previous": None} for record in Chain.read(folder / "chain.jsonl").records
+    ]
+    records[0]["data"] = records[0]["data"]["-1"]
+    return records
+
+
+def test_one_worker(local: tuple[str, str], launch: Callable[..., dict[str, Any]]) -> None:
+    assert result(launch(*CONFIG, "runner.workers=1")) == local
 
 
 def test_ray_killed_and_resumed(
-    local: str, command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    local: tuple[str, str], command: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     """Killed in its second round, it goes on to the same weights; Ray goes with it each time."""
     config = (*CONFIG, "runner=ray", "runner.workers=1", f"hydra.run.dir={tmp_path / 'run'}")
@@ -79,23 +107,30 @@ def test_ray_killed_and_resumed(
     output, _ = again.communicate(timeout=LIMIT)
     assert again.returncode == 0, output
     assert "resuming after round 1" in output
-    assert summary(tmp_path / "run")["model_sha256"] == local
+    assert result(summary(tmp_path / "run")) == local
     assert [line for line in output.splitlines() if "INFO" in line or "raylet" in line] == []
     _gone(first.pid, again.pid)
 
 
-def test_deployment(local: str, store: Path, tmp_path: Path) -> None:
+def test_deployment(pooled: Path, store: Path, tmp_path: Path) -> None:
     """TLS, registered keys, own folders: the same weights, and nothing of others in a folder."""
     script = [sys.executable, "-m", "fedmed.cli", "deploy"]
     here = tmp_path / "deployment"
     done = _run([*script, *CONFIG, "--folder", str(here)], tmp_path, store)
     assert done.returncode == 0, done.stdout
     (folder,) = (tmp_path / "runs").iterdir()
-    assert summary(folder)["model_sha256"] == local
-    parts = [pd.read_parquet(here / f"client-{k}" / "table.parquet") for k in range(3)]
+    assert summary(folder)["model_sha256"] == summary(pooled)["model_sha256"]
+    assert recorded(folder) == recorded(pooled)
+    keys = here / "records"
+    shown = str(verify(folder, Known(read_public(keys / "server.pub"), hospital_keys(keys))))
+    assert "signed by the server up to record 3; 4 replies signed by 3 hospitals" in shown
+    (keys / "hospital-1.pub").write_bytes((keys / "hospital-2.pub").read_bytes())
+    with pytest.raises(FedmedError, match=r"client 1 in round . is by another key"):
+        verify(folder, Known(hospitals=hospital_keys(keys)))
+    parts = [pd.read_parquet(here / f"client-{k}" / "data" / "table.parquet") for k in range(3)]
     assert not pd.concat(part["patient"].drop_duplicates() for part in parts).duplicated().any()
     for client, part in enumerate(parts):
-        assert len(part) == len(pixels_of(here / f"client-{client}"))
+        assert len(part) == len(pixels_of(here / f"client-{client}" / "data"))
     assert len(list(here.glob("client-*/states/*.safetensors"))) >= 2  # where they belong
 
 
@@ -122,11 +157,13 @@ def test_a_hospital_makes_the_folder_that_dividing_makes(store: Path, tmp_path: 
 def test_unregistered_node_is_refused(tmp_path: Path) -> None:
     """The same node with the same key, before and after its key is registered."""
     with Loopback(tmp_path / "deployment", tmp_path) as federation:
-        stranger = federation.start_node(0, tmp_path)
+        home = federation.home(0)
+        make_home(home.path, CONFIG, 0, federation.address, federation.authority)
+        stranger = federation.start_node(0)
         assert stranger.wait(timeout=60) != 0
         assert "Failed to activate" in (federation.folder / "hospital-0.log").read_text()
         federation.register(0)
-        node = federation.start_node(0, tmp_path)
+        node = federation.start_node(0)
         _wait_for(lambda: _online(federation) == 1, 60)
         assert node.poll() is None
     assert node.poll() is not None
@@ -159,7 +196,9 @@ def simulating(tmp_path: Path) -> Iterator[dict[str, str]]:
     _gone(superlink.pid)
 
 
-def test_flwr_run(local: str, simulating: dict[str, str], store: Path, tmp_path: Path) -> None:
+def test_flwr_run(
+    local: tuple[str, str], simulating: dict[str, str], store: Path, tmp_path: Path
+) -> None:
     """Flower starts the app by itself, with fewer nodes than clients."""
     app, folder = tmp_path / "app", tmp_path / "run"
     app.mkdir()
@@ -170,7 +209,7 @@ def test_flwr_run(local: str, simulating: dict[str, str], store: Path, tmp_path:
     subprocess.run(["flwr", "run", app, "mine", *told], cwd=tmp_path, env=simulating, check=True)
     _wait_for(lambda: (folder / "summary.json").exists(), LIMIT)
     _wait_for(lambda: summary(folder)["status"] != "running", LIMIT)
-    assert summary(folder)["model_sha256"] == local
+    assert result(summary(folder)) == local
 
 
 def test_no_code_travels() -> None:
@@ -211,7 +250,7 @@ def _gone(*groups: int) -> None:
 
 
 def _online(federation: Loopback) -> int:
-    nodes = federation.flwr("supernode", "list", NAME)["nodes"]
+    nodes = federation.server.flwr("supernode", "list", NAME)["nodes"]
     return len([node for node in nodes if node["status"] == "online"])
 
 

@@ -213,7 +213,9 @@ def test_what_knows_nothing_is_scored_as_a_model_is() -> None:
     answers = (mean.to_numpy().mean(), 1 - mean.to_numpy().mean(), majority)
     accuracy = trivial(run, "test.mean_site_accuracy")
     assert accuracy["one answer"] == pytest.approx(max(answers), abs=1e-6)
-    assert accuracy["by site"] == pytest.approx(np.mean(np.maximum(mean, 1 - mean).tolist()))
+    assert accuracy["by site"] == pytest.approx(
+        np.maximum(mean.to_numpy(), 1 - mean.to_numpy()).mean()
+    )
     assert trivial(run, "test.accuracy.a")["one answer"] == pytest.approx(
         max(pooled[0], 1 - pooled[0])
     )

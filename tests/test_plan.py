@@ -225,7 +225,7 @@ def test_a_hospital_counts_and_groups_by_it(study: Unit, tmp_path: Path) -> None
     folder = tmp_path / "hospital"
     client = int(assigned.query("role == 'train'")["client"].value_counts().index[0])  # the largest
     node_data.export(prepared, assigned[assigned["client"] == client], folder)
-    mine, told = rows(folder), node_data.describe(folder, ())
+    mine, told = rows(folder), node_data.describe(folder, (), str)
     studies = mine.groupby(["patient", "view"], sort=False)
     assert told["train_images"] == len(mine) > studies.ngroups == told["train_studies"]
     assert told["train_patients"] == mine["patient"].nunique() < studies.ngroups

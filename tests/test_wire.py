@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import TINY
 from flwr.app import Context, Message, RecordDict
+from hospitals import make_home
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -230,23 +232,26 @@ def node(**config: Any) -> Context:
 
 def test_a_task_travels_and_a_hospitals_own_stays_its_own(tmp_path: Path) -> None:
     one = spec("{}", "0")
-    assert TaskSpec.of(message(one), node()) == one
-    assert TaskSpec.of(message(one), node(**{"partition-id": 7})) == one  # a simulation's node
-    hospital = {"partition-id": 2, "data": str(tmp_path)}
+    for simulated in ({"simulated": True}, {"partition-id": 7, "num-partitions": 9}):
+        assert TaskSpec.of(message(one), node(**simulated)) == one
+    hospital = {"partition-id": 2, "home": str(tmp_path)}
     there = TaskSpec.of(message(one), node(**hospital))
     assert (there.client, there.round, there.state, there.kept) == (2, 5, -1, -1)
     assert (there.run.config, there.run.config_sha256) == ("{}", "0")
     files = (there.run.store, there.run.table, there.run.partition, there.run.states)
-    names = ("", "table.parquet", "partition.csv", "states")
+    names = ("data", "data/table.parquet", "data/partition.csv", "states")
     assert files == tuple(str(tmp_path / name) for name in names)
     assert there.run.device == "cpu"
-    own = node(**hospital, device="auto", states="/elsewhere")
-    assert TaskSpec.of(message(one), own).run.device == "auto"
-    assert TaskSpec.of(message(one), own).run.states == "/elsewhere"
+    assert TaskSpec.of(message(one), node(**hospital, device="auto")).run.device == "auto"
+    own = node(**hospital, simulated=True)  # a home is a hospital's, whatever else is said
+    assert TaskSpec.of(message(one), own).run.store == str(tmp_path / "data")
     with pytest.raises(FedmedError, match="a message to client 2 came to client 3"):
         TaskSpec.of(message(one), node(**(hospital | {"partition-id": 3})))
     with pytest.raises(FedmedError, match="a message to client 2 came to client None"):
-        TaskSpec.of(message(one), node(data=str(tmp_path)))
+        TaskSpec.of(message(one), node(home=str(tmp_path)))
+    for stranger in ({}, {"partition-id": 2}, {"data": str(tmp_path)}):
+        with pytest.raises(FedmedError, match="has no home in its config"):
+            TaskSpec.of(message(one), node(**stranger))
     with pytest.raises(ConfigError, match="device: takes auto, cpu, cuda, got 'tpu'"):
         device("tpu")  # type: ignore[arg-type]
 
@@ -266,13 +271,15 @@ def test_a_message_of_another_version_is_refused(change: Any) -> None:
     one = message(spec("{}", "0"))
     change(one.content)
     with pytest.raises(FedmedError, match=r"whose record (task|run) is of another version"):
-        TaskSpec.of(one, node())
+        TaskSpec.of(one, node(simulated=True))
 
 
 def test_a_hospital_refuses_aloud_and_tells_nothing_of_its_own(tmp_path: Path) -> None:
     """The server hears of the difference; of the hospital's folder it hears a kind of error."""
-    text = wire.dumps(BASE)
-    hospital = node(**{"partition-id": 2, "data": str(tmp_path / "patients-of-saint-wenefrede")})
+    home = make_home(tmp_path / "patients-of-saint-wenefrede", TINY, client=2)
+    shutil.rmtree(home.data)
+    text = wire.dumps(compose(TINY))
+    hospital = node(**{"partition-id": 2, "home": str(home.path)})
     for kind in ("train", "evaluate"):
         one = Message(RecordDict({**spec(text, "0" * 64).records()}), 3, kind)
         with pytest.raises(WireError, match="is not the one that was sent"):

@@ -41,6 +41,7 @@ GROUPS = (
     "runner",
     "faults",
     "tracking",
+    "anchor",
     "hydra/launcher",
 )
 ADDED = ("experiment", "paper")

@@ -1,5 +1,6 @@
 """Make a table of runs: a figure with its errors in each cell, and what each was made of.
 
+fedmed table runs                     # a row a strategy
 fedmed table runs --rows strategy --columns partition.alpha --baseline strategy=fedavg
 fedmed table runs --table strategies --out tables/strategies
 fedmed table paper=flamby_heart runs

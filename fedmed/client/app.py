@@ -11,36 +11,44 @@ from flwr.clientapp import ClientApp
 
 from fedmed import models
 from fedmed.client.context import ClientContext, context_of
+from fedmed.client.enforcement import enforce
 from fedmed.client.fault_injection import inject
 from fedmed.client.redaction import redact_errors
+from fedmed.client.signing import sign
 from fedmed.client.state import at_rest
 from fedmed.config import DPSGD, identity, wire
 from fedmed.core.records import EXAMPLES, WEIGHT
 from fedmed.core.seeding import seed_of
 from fedmed.data.examples import predict
 from fedmed.deployment import node_data
+from fedmed.deployment.home import Home
 from fedmed.evaluation import metrics
 from fedmed.federation.messages import (
     ARRAYS,
+    CHALLENGE,
     CONFIG,
     DESCRIBE,
     KEPT,
     METRICS,
     NODE_REPORT,
     NOISE,
+    SIGNATURE,
     RunContext,
     TaskSpec,
 )
 from fedmed.federation.update_steps import SharedArrays, encode, local_of
+from fedmed.flower.node_config import HOME
 from fedmed.privacy.disclosure import Disclosure
 from fedmed.privacy.release import utility
+from fedmed.record import signatures
+from fedmed.record.signatures import Signer
 from fedmed.training import sgd
 from fedmed.training.dpsgd import train as dpsgd
 
 app = ClientApp()
 
 
-@app.train(mods=[redact_errors, at_rest, inject])
+@app.train(mods=[redact_errors, enforce, sign, at_rest, inject])
 def train(message: Message, context: Context) -> Message:
     """Train on the client's training patients and return its weights."""
     own, spec = _open(message, context)
@@ -80,7 +88,7 @@ def train(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
-@app.evaluate(mods=[redact_errors, at_rest, inject])
+@app.evaluate(mods=[redact_errors, enforce, sign, at_rest, inject])
 def evaluate(message: Message, context: Context) -> Message:
     """Score the global weights on the client's validation patients."""
     own, spec = _open(message, context)
@@ -100,7 +108,7 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(RecordDict({METRICS: values}), reply_to=message)
 
 
-@app.query(DESCRIBE.partition(".")[2], mods=[redact_errors])
+@app.query(DESCRIBE.partition(".")[2], mods=[redact_errors, enforce])
 def describe(message: Message, context: Context) -> Message:
     """Tell who this hospital is and how many patients and images it has.
 
@@ -109,9 +117,16 @@ def describe(message: Message, context: Context) -> Message:
     run = RunContext.of(message, context)
     task = wire.loads(run.config, run.config_sha256)
     targets = tuple(task.dataset.arguments["targets"]) if Disclosure.of(task).counts else ()
-    client, folder = context.node_config["partition-id"], Path(str(context.node_config["data"]))
-    report = ConfigRecord({"client": int(str(client)), **node_data.describe(folder, targets)})
-    return Message(RecordDict({NODE_REPORT: report}), reply_to=message)
+    home = Home.opened(Path(str(context.node_config[HOME])))
+    told = node_data.describe(home.data, targets, home.keyed)
+    report = ConfigRecord({"client": home.policy.client, **told})
+    content = RecordDict({NODE_REPORT: report})
+    if CHALLENGE in message.content:
+        challenge = str(message.content.config_records[CHALLENGE]["nonce"])
+        signer = Signer(home.record_key)
+        signature = signer.sign(signatures.of_report(run.config_sha256, challenge, dict(report)))
+        content[SIGNATURE] = ConfigRecord({"key": signer.public, "signature": signature})
+    return Message(content, reply_to=message)
 
 
 def _open(message: Message, context: Context) -> tuple[ClientContext, TaskSpec]:

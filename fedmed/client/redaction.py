@@ -3,10 +3,13 @@
 from flwr.app import Context, Message
 
 from fedmed.config.wire import WireError
+from fedmed.deployment.policy import Refused
 from fedmed.federation.messages import DroppedOut
+from fedmed.flower.node_config import is_simulated
 from fedmed.flower.private import ClientAppCallable
 
-TOLD = (DroppedOut, WireError)  # which say nothing but what the server knows, and versions
+#: Which say nothing but what the server knows, versions, and which part of a policy refuses.
+TOLD = (DroppedOut, WireError, Refused)
 
 
 class RedactedError(Exception):
@@ -15,7 +18,7 @@ class RedactedError(Exception):
 
 def redact_errors(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Keep an error's text in the hospital's own log, where there is a hospital: a Flower mod."""
-    if "data" not in context.node_config:
+    if is_simulated(context):
         return call_next(message, context)
     try:
         return call_next(message, context)

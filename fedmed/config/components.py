@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from fedmed.config.messages import UNKNOWN, first_line, lower, near, source
-from fedmed.config.schema import Component, Task
+from fedmed.config.schema import Component, Config, Task
 from fedmed.core.errors import ConfigError, OutOfMemory, starved
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -25,6 +25,7 @@ def within(task: Task) -> Iterator[tuple[str, Component]]:
         "strategy.server": task.strategy.server,
         **_numbered("strategy.local", task.strategy.local),
         "model.network": task.model.network,
+        "anchor": task.anchor if isinstance(task, Config) else None,
     }
     for path, component in top.items():
         if component:

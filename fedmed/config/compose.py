@@ -17,11 +17,11 @@ from pydantic import ValidationError
 
 from fedmed.config import checks, components, effects, identity
 from fedmed.config.messages import explain, first_line, problems
-from fedmed.config.schema import Component, Config, Deployment, Local
+from fedmed.config.schema import DPSGD, Component, Config, Custom, Deployment, Local
 from fedmed.core.errors import ConfigError
 
 CONF = Path(__file__).parent.parent / "conf"
-_QUICK = ("strategy.server", "strategy.local")  # to build, which checks more than types
+_QUICK = ("strategy.server", "strategy.local", "anchor")  # to build, which checks more than types
 _HERE = ("dataset", "partition")  # likewise, but for a federation whose images are elsewhere
 
 
@@ -56,10 +56,12 @@ def parse(config: DictConfig, build: bool = True) -> Config:
         _check_files(parsed)
     checks.check_values(parsed)
     _check_faults(parsed)
+    _check_noise(parsed)
     effects.check(parsed, raw)
     elsewhere = isinstance(parsed.runner, Deployment)
     quick = _QUICK if elsewhere else (*_QUICK, *_HERE)
-    for path, component in components.within(parsed):
+    own = [("runner.engine", parsed.runner.engine)] if isinstance(parsed.runner, Custom) else []
+    for path, component in (*components.within(parsed), *own):
         components.check(path, component.target, component.arguments, raw)
         _check_name(path, component.target)
         if build and path.partition("[")[0] in quick:
@@ -131,6 +133,24 @@ def _committed() -> dict[str, set[str]]:
         for target in re.findall(r"_target_: *(fedmed\.[\w.]+)", file.read_text(encoding="utf-8")):
             found.setdefault(target.rpartition(".")[2], set()).add(target)
     return found
+
+
+def _check_noise(config: Config) -> None:
+    """Refuse noise at hospitals that the server could draw as well, and take away."""
+    runner, privacy = config.runner, config.privacy
+    if not isinstance(runner, Deployment) or runner.seeded_noise:
+        return
+    own = config.strategy.server.arguments
+    at_clients = own.get("noise", "central") != "central"
+    for key, seeded in {
+        "privacy.secure_noise": isinstance(privacy, DPSGD) and not privacy.secure_noise,
+        "strategy.secure_noise": at_clients and own.get("secure_noise") is False,
+    }.items():
+        if seeded:
+            raise ConfigError(
+                f"{key}: under runner=deployment noise from the seed hides nothing from the "
+                f"server, which has it; give {key}=true, or runner.seeded_noise=true for a trial"
+            )
 
 
 def _check_files(config: Config) -> None:

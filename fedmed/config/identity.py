@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["cpu", "cuda"]
 #: What changes neither the weights nor the scores, and so not the identity of a run.
-NOT_IDENTITY = ("name", "force", "store", "runner", "tracking", "paper")
+NOT_IDENTITY = ("name", "force", "store", "runner", "tracking", "record", "anchor", "paper")
 #: The keys and groups that say how a run goes and how it is shown, but for those that decide yet.
-IDLE = ("name", "store", "runner", "tracking")
+IDLE = ("name", "store", "runner", "tracking", "record", "anchor")
 LOOKED_AT = ("runner.device", "runner.deterministic")
 PACKAGES = ("fedmed", "flwr", "torch", "monai", "flwr-datasets", "dp-accounting", "opacus", "numpy")
 #: Variables by which oneDNN, ATen and MKL are told to leave instructions of the processor alone.
@@ -170,7 +170,8 @@ def _content(key: str, path: Path) -> str:
 
 def _code(config: "Config") -> str:
     """Return a hash of fedmed's code, and of the modules of components that are not its own."""
-    others = {target.rpartition(".")[0] for target in _targets(config.model_dump(by_alias=True))}
+    values = config.model_dump(by_alias=True, exclude=set(NOT_IDENTITY))
+    others = {target.rpartition(".")[0] for target in _targets(values)}
     files = [getattr(sys.modules.get(name), "__file__", None) for name in others]
     digest = hashlib.sha256(_package().encode())
     for file in sorted({str(file) for file in files if file}):

@@ -181,10 +181,25 @@ class Deployment(_Frozen):
     device: Device
     data: Path
     clients: Annotated[int, Field(ge=1)]
+    keys: Path | None
+    seeded_noise: bool
     wait: Positive
+    deadline: Positive
 
 
-Runner = Annotated[Local | Ray | Deployment, Field(discriminator="kind")]
+class Custom(_Frozen):
+    """The clients run wherever an engine of one's own has them run.
+
+    ``engine`` is a class over :class:`fedmed.federation.engine.Engine`; it is made with its
+    arguments and ``clients``, the number of them.
+    """
+
+    kind: Literal["custom"]
+    device: Device
+    engine: Component
+
+
+Runner = Annotated[Local | Ray | Deployment | Custom, Field(discriminator="kind")]
 
 
 class Injection(_Frozen):
@@ -222,6 +237,12 @@ class Tracking(_Frozen):
     entity: str | None
 
 
+class Keys(_Frozen):
+    """What a run's record is signed with; see :mod:`fedmed.record.signatures`."""
+
+    key: Path | None
+
+
 class Task(_Frozen):
     """What is to be learnt and how: all that decides the result, and all that a client is told."""
 
@@ -256,6 +277,8 @@ class Config(Task):
     store: Path
     runner: Runner
     tracking: Tracking
+    record: Keys
+    anchor: Component
     paper: Paper | None = None
 
     @cached_property

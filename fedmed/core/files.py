@@ -1,5 +1,6 @@
 """Files that are whole or not there at all."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,12 @@ def write_atomically(path: Path, write: Callable[[Path], object], durable: bool 
             f"cannot write {path}: {error}; what was written before is safe: make room and run "
             "the same command again"
         ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hash of a file's bytes, 64 hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damaged(path: Path, why: str) -> FedmedError:

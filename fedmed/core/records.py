@@ -1,5 +1,8 @@
 """What is measured in a round, as it travels from clients to the loop, files, console and wandb."""
 
+import csv
+from collections.abc import Iterable
+from io import StringIO
 from typing import NamedTuple
 
 EXAMPLES = "num-examples"  # what a client has trained on or validated with, in a reply's metrics
@@ -23,3 +26,18 @@ class MetricRow(NamedTuple):
     client: int
     metric: str
     value: float
+
+
+def csv_lines(rows: Iterable[MetricRow]) -> str:
+    """Return the lines of ``metrics.csv``, without its header.
+
+    The client is empty where a metric is of no one client, and a value where it is NaN. Values are
+    written so that reading them gives the same bits.
+    """
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        value = float(row.value)
+        client = "" if row.client < 0 else row.client
+        writer.writerow([row.round, row.scope, client, row.metric, "" if value != value else value])
+    return text.getvalue()

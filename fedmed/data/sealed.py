@@ -47,7 +47,7 @@ def seal(partial: Path, unreadable: Mapping[str, str]) -> None:
             if images and image.min() == image.max():
                 even.append(row)
     meta = {
-        "pixels_sha256": _pixels_sha256(decoded),
+        "pixels_sha256": pixels_sha256(decoded),
         "unreadable": unreadable,
         "alike": [group for group in rows.values() if len(group) > 1],
         "even": even,
@@ -65,11 +65,13 @@ def _blank(target: Path, rows: Sequence[int]) -> None:
                 file.write(bytes(stored[row].nbytes))
 
 
-def _pixels_sha256(decoded: Pixels) -> str:
+def pixels_sha256(decoded: Pixels, rows: Sequence[int] | None = None) -> str:
+    """Return the hash of a store's pixels, or of some rows' of them, in their order."""
     digest = hashlib.sha256()
     step = max(1, HASHED // max(1, decoded[:1].nbytes))
-    for start in range(0, len(decoded), step):
-        digest.update(decoded[start : start + step].tobytes())
+    for start in range(0, len(decoded if rows is None else rows), step):
+        part = slice(start, start + step)
+        digest.update(decoded[part if rows is None else rows[part]].tobytes())
     return digest.hexdigest()
 
 
@@ -91,7 +93,7 @@ def whole_of(path: Path, rows: int) -> dict[str, Any] | None:
         if note.exists() and json.loads(note.read_text()) == [digest, seen and list(seen)]:
             return meta
         trusted = seen.trusted() if seen else NO_LOOK
-        if _pixels_sha256(stored) != digest:
+        if pixels_sha256(stored) != digest:
             return None
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -59,6 +59,7 @@ class Store:
         table: the rows whose image could be read; its index is their place among the pixels.
         unreadable: ``image`` and ``reason`` of the rows left out.
         sha256: the hash of table and pixels.
+        pixels_sha256: that of the pixels alone, of all rows.
         alike: groups of rows with the same pixels.
         even: rows of one grey level, which show nothing.
     """
@@ -67,6 +68,7 @@ class Store:
     table: pd.DataFrame
     unreadable: pd.DataFrame
     sha256: str
+    pixels_sha256: str
     alike: list[list[int]]
     even: list[int]
 
@@ -172,7 +174,8 @@ def opened(path: Path, table: pd.DataFrame) -> Store:
     unreadable = table.loc[list(reasons), ["image"]].assign(reason=list(reasons.values()))
     readable = table.drop(index=list(reasons))
     sha256 = hashlib.sha256(f"{table_sha256(readable)}{meta['pixels_sha256']}".encode()).hexdigest()
-    return Store(path, readable, unreadable, sha256, meta["alike"], meta["even"])
+    pixels_sha256 = meta["pixels_sha256"]
+    return Store(path, readable, unreadable, sha256, pixels_sha256, meta["alike"], meta["even"])
 
 
 @contextmanager

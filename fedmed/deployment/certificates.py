@@ -1,7 +1,8 @@
-"""Certificates and keys for a federation on one machine: for trials, not for hospitals.
+"""Certificates and keys for what does not leave one machine.
 
-A real SuperLink has a certificate from an authority that hospitals trust, and each hospital makes
-its own key and never lets it out of the house; see docs/deployment.md.
+A server has one certificate that hospitals see, from an authority that they trust, and each
+hospital makes its own key and never lets it out of the house; see docs/deployment.md. Those here
+are for trials, and for the server's processes among themselves.
 
 They are made with ``cryptography``, which is Flower's too. trustme 1.2 would take fewer lines for
 the certificates, but its authority is valid until the year 3000 and takes no other end, and it
@@ -20,21 +21,27 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat as Privat
 from cryptography.hazmat.primitives.serialization import PublicFormat as Public
 from cryptography.x509.oid import NameOID
 
-VALID = timedelta(days=30)
 Key = ec.EllipticCurvePrivateKey
 
 
-def make_certificates(folder: Path) -> None:
-    """Write ``ca.crt``, and ``server.crt`` with ``server.key`` for the loopback address."""
+def make_certificates(folder: Path, valid: timedelta) -> None:
+    """Write ``ca.crt``, and ``server.crt`` with ``server.key`` for the loopback address.
+
+    Args:
+        folder: where they are written anew. The authority's key is kept nowhere.
+        valid: how long, from now.
+    """
     authority, server = _key(), _key()
-    name = _name("fedmed trial authority")
+    name = _name("fedmed's authority for one machine")
     ca = x509.BasicConstraints(ca=True, path_length=0)
-    signed = _certificate(name, name, authority).add_extension(ca, critical=True)
+    signed = _certificate(name, name, authority, valid).add_extension(ca, critical=True)
     _write(folder / "ca.crt", signed.sign(authority, hashes.SHA384()).public_bytes(Encoding.PEM))
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     names = x509.SubjectAlternativeName([x509.DNSName("localhost"), address])
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
-    signed = _certificate(_name("localhost"), name, server).add_extension(names, critical=False)
+    signed = _certificate(_name("localhost"), name, server, valid).add_extension(
+        names, critical=False
+    )
     signed = signed.add_extension(issuer, critical=False)
     _write(
         folder / "server.crt", signed.sign(authority, hashes.SHA384()).public_bytes(Encoding.PEM)
@@ -59,7 +66,9 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _certificate(subject: x509.Name, issuer: x509.Name, key: Key) -> x509.CertificateBuilder:
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: Key, valid: timedelta
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     return (
@@ -69,7 +78,7 @@ def _certificate(subject: x509.Name, issuer: x509.Name, key: Key) -> x509.Certif
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + VALID)
+        .not_valid_after(now + valid)
         .add_extension(identifier, critical=False)
     )
 

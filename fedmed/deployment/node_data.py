@@ -6,7 +6,7 @@ The server's folder is made alike, of the test patients.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -113,12 +113,37 @@ def trained(unit: Unit) -> str:
     return f"train_{unit.several}"
 
 
-def describe(folder: Path, targets: Sequence[str]) -> dict[str, int | str]:
+def trained_on(folder: Path) -> list[str]:
+    """Return the patients of a hospital's folder who are for training, in order."""
+    images = _training(folder)
+    return sorted(images["patient"].unique())
+
+
+def units(folder: Path, unit: Unit) -> int:
+    """Return how many of a unit there are to train on in a hospital's folder."""
+    return int(unit.keys(_training(folder)).nunique())
+
+
+def _training(folder: Path) -> pd.DataFrame:
+    """Return the rows of a folder's table that are for training."""
+    try:
+        table = pd.read_parquet(folder / TABLE)
+    except (OSError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{folder / TABLE}: cannot be read: {reason}") from None
+    whose = partition.read(folder / PARTITION)
+    return table[table["patient"].isin(whose.loc[whose["role"] == "train", "patient"])]
+
+
+def describe(
+    folder: Path, targets: Sequence[str], keyed: Callable[[str], str]
+) -> dict[str, int | str]:
     """Return what is told of a hospital's folder: counts, the names of its sites, and hashes.
 
     Args:
         folder: the hospital's.
         targets: those to tell the number of positive images of.
+        keyed: gives the hash that is told in place of one.
     """
     own, whose = read(folder), partition.read(folder / PARTITION)
     images = own.table.merge(whose, on="patient")
@@ -131,7 +156,9 @@ def describe(folder: Path, targets: Sequence[str]) -> dict[str, int | str]:
         "images": len(images),
         **{trained(unit): int(unit.keys(images)[train].nunique()) for unit in trainable()},
         "val_images": int((~train).sum()),
-        "data_sha256": own.sha256,
-        "partition_sha256": partition.sha256(whose),
+        "data_sha256": keyed(own.sha256),
+        "table_sha256": keyed(table_sha256(own.table)),
+        "pixels_sha256": keyed(own.pixels_sha256),
+        "partition_sha256": keyed(partition.sha256(whose)),
         **{target: int(n) for target, n in zip(targets, positive, strict=True)},
     }

@@ -166,9 +166,7 @@ class Policy(_Frozen):
     @model_validator(mode="after")
     def _sound(self) -> "Policy":
         if isinstance(self.privacy, Promise) and self.privacy.lifetime < self.privacy.epsilon:
-            raise ValueError(
-                "privacy.lifetime is less than privacy.epsilon, which one run may take"
-            )
+            raise ValueError("privacy.lifetime is less than privacy.epsilon, of one run")
         return self
 
     @classmethod

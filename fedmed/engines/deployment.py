@@ -1,10 +1,13 @@
 """Hospitals behind SuperNodes: who they are, once all of them are connected."""
 
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmed import config as cfg
@@ -12,7 +15,15 @@ from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.texts import cause
 from fedmed.deployment.node_data import NodeReport
 from fedmed.engines.flower_grid import exchange
-from fedmed.federation.messages import DESCRIBE, NODE_REPORT, RUN, RunContext
+from fedmed.federation.messages import (
+    CHALLENGE,
+    DESCRIBE,
+    NODE_REPORT,
+    RUN,
+    SIGNATURE,
+    RunContext,
+)
+from fedmed.record import signatures
 
 PAUSE = 1.0  # seconds between two looks for nodes
 
@@ -39,7 +50,14 @@ class Hospitals:
         """What they report, in the order of the clients."""
         return [self.report[client] for client in sorted(self.report)]
 
-    def ask(self, grid: Grid, nodes: Iterable[int], run: RunContext, until: float) -> None:
+    def ask(
+        self,
+        grid: Grid,
+        nodes: Iterable[int],
+        run: RunContext,
+        until: float,
+        keys: Path | None = None,
+    ) -> None:
         """Let nodes describe their data.
 
         Args:
@@ -47,11 +65,14 @@ class Hospitals:
             nodes: of the Grid.
             run: what each is told.
             until: the monotonic time by which they are to have answered.
+            keys: the folder of the hospitals' public keys, by number; None if they are not known.
 
         Raises:
-            FedmedError: if one cannot, or two say that they are the same client.
+            FedmedError: if one cannot, or two say that they are the same client, or one says that
+                it is a client whose key it has not.
         """
-        question = RecordDict({RUN: run.record()})
+        nonce = secrets.token_hex(32)
+        question = RecordDict({RUN: run.record(), CHALLENGE: ConfigRecord({"nonce": nonce})})
         asked = [Message(question, node, DESCRIBE) for node in nodes]
         for message, reply in zip(asked, exchange(grid, asked, until), strict=True):
             if reply is None or reply.has_error():
@@ -61,9 +82,24 @@ class Hospitals:
             client = report.get("client")
             if not isinstance(client, int) or client < 0:
                 raise FedmedError(f"a hospital's node does not say which client it is: {client!r}")
+            if keys is not None:
+                statement = signatures.of_report(run.config_sha256, nonce, report)
+                _check_key(keys, client, reply.content, statement)
             if client in self.node:
                 raise FedmedError(f"two nodes say that they are client {client}: see partition-id")
             self.node[client], self.report[client] = message.metadata.dst_node_id, report
+
+
+def _check_key(keys: Path, client: int, content: RecordDict, statement: Mapping[str, Any]) -> None:
+    """Refuse a report that is not signed by the key of the client that it names."""
+    public = signatures.read_public(keys / f"hospital-{client}.pub")
+    records = content.config_records
+    signature = str(records[SIGNATURE].get("signature")) if SIGNATURE in records else ""
+    if not signatures.holds(public, signature, statement):
+        raise FedmedError(
+            f"a node says that it is client {client} and does not have its key, "
+            f"{keys}/hospital-{client}.pub: another hospital, or another home than was registered"
+        )
 
 
 def connect(
@@ -96,7 +132,7 @@ def connect(
                 f"{runner.wait:g} s (runner.wait); is its node registered and running?"
             )
         new = [node for node in grid.get_node_ids() if node not in hospitals.node.values()]
-        hospitals.ask(grid, new, run, until)
+        hospitals.ask(grid, new, run, until, runner.keys)
         if new:
             say(f"{len(hospitals.node)} of {runner.clients} hospitals are connected")
         else:

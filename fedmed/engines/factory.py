@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from flwr.serverapp import Grid
+from hydra.utils import get_object
 
 from fedmed import config as cfg
 from fedmed.core.errors import ConfigError
 from fedmed.engines.deployment import Hospitals
 from fedmed.engines.flower_grid import GridEngine, simulated
 from fedmed.engines.local import LocalEngine
+from fedmed.engines.pool import Inline
 from fedmed.engines.scoring import TestScorer
 from fedmed.engines.waiting import Say
 from fedmed.federation.engine import Engine
@@ -38,10 +40,11 @@ def opened(
         hospitals: behind it, in a deployment.
 
     Raises:
-        ConfigError: if Ray is asked for and not installed.
+        ConfigError: if Ray is asked for and not installed, or ``runner.engine`` is no engine.
     """
     engine = _engine(runner, sizes, say, grid, hospitals)
-    with engine, TestScorer(run, test_images, engine.pool, say) as scorer:
+    pool = engine.pool if isinstance(engine, LocalEngine) else Inline()
+    with engine, TestScorer(run, test_images, pool, say) as scorer:
         yield engine, scorer
 
 
@@ -51,12 +54,18 @@ def _engine(
     say: Say,
     grid: Grid | None,
     hospitals: Hospitals | None,
-) -> LocalEngine | GridEngine:
+) -> Engine:
     if grid:
         nodes = hospitals.nodes if hospitals else simulated(grid, len(sizes))
-        return GridEngine(grid, nodes, say)
+        deadline = runner.deadline if isinstance(runner, cfg.Deployment) else None
+        return GridEngine(grid, nodes, say, deadline=deadline)
     if isinstance(runner, cfg.Local):
         return LocalEngine(runner, sizes, say)
+    if isinstance(runner, cfg.Custom):
+        kind = get_object(runner.engine.target)
+        if not (isinstance(kind, type) and issubclass(kind, Engine)):
+            raise ConfigError(f"runner.engine: {runner.engine.target} is no Engine")
+        return kind(clients=len(sizes), **runner.engine.arguments)
     assert isinstance(runner, cfg.Ray)
     try:
         from fedmed.engines.ray import RayEngine  # slow to import, and an extra

@@ -12,7 +12,6 @@ from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedmed.core.errors import FedmedError
-from fedmed.engines.pool import Inline, Pool
 from fedmed.engines.waiting import Say, Waiting
 from fedmed.federation.engine import Engine
 from fedmed.federation.messages import LATE, TaskSpec
@@ -29,9 +28,7 @@ class GridEngine(Engine):
         nodes: the Grid's node for each client; a simulation's nodes may play several.
         say: called with a line for a person who waits.
         check: called while waiting; raises if no reply can come any more.
-
-    Attributes:
-        pool: this process, where else something is to be computed.
+        deadline: seconds that a reply is waited for where an exchange does not say; None: for ever.
     """
 
     def __init__(
@@ -40,13 +37,14 @@ class GridEngine(Engine):
         nodes: Sequence[int],
         say: Say,
         check: Callable[[], None] = lambda: None,
+        deadline: float | None = None,
     ) -> None:
         super().__init__(len(nodes))
-        self.pool: Pool = Inline()
         self._grid = grid
         self._nodes = nodes
         self._say = say
         self._check = check
+        self._deadline = deadline
 
     def exchange(
         self,
@@ -59,11 +57,12 @@ class GridEngine(Engine):
         Args:
             messages: at most one to a node.
             tasks: node → what its client is told beside.
-            timeout: seconds; None waits for ever.
+            timeout: seconds; None waits as long as the engine's deadline.
 
         Raises:
             FedmedError: if a message cannot be delivered.
         """
+        timeout = self._deadline if timeout is None else timeout
         messages = sorted(messages, key=lambda m: m.metadata.dst_node_id)
         sent = [self._addressed(message, tasks, timeout) for message in messages]
         until = None if timeout is None else time.monotonic() + timeout

@@ -128,7 +128,7 @@ class LocalEngine(Engine):
 
 def workers(runner: cfg.Runner) -> int:
     """Return the number of worker processes: as configured, or one a core or GPU share."""
-    if not isinstance(runner, cfg.Deployment) and runner.workers != "auto":
+    if isinstance(runner, cfg.Local | cfg.Ray) and runner.workers != "auto":
         return int(runner.workers)
     if isinstance(runner, cfg.Local) and device(runner.device).type == "cuda":
         return torch.cuda.device_count() * runner.clients_per_gpu

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 
 from fedmed.client.app import app
 from fedmed.engines.contents import content_of
 from fedmed.federation.messages import TaskSpec
 from fedmed.flower import process, serialization
+from fedmed.flower.node_config import simulated
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def start(deterministic: bool, index: int) -> None:
 def execute(request: Request) -> str | None:
     """Let the ClientApp answer one message; leave the reply's content, or return the traceback."""
     content = RecordDict({**content_of(request.content), **request.task.records()})
-    context = Context(1, request.node, {}, RecordDict(), {})
+    context = simulated(request.node)
     try:
         reply = app(Message(content, request.node, request.message_type), context)
         serialization.save(reply.content, request.reply, durable=False)

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from fedmed.core.seeding import generator
 from fedmed.evaluation.intervals import (
-    BIASED,
     LEAST,
     LEVEL,
-    SHARE_OF_PATIENTS,
     UNKNOWN,
     Interval,
     calibration,
@@ -164,9 +162,9 @@ def interval_of(runs: Sequence[Scored], metric: str, finding: str | None = None)
         low, _, high = _calibration(runs, finding)
         return low, high
     value = float(np.mean([run.value(metric, finding) for run in runs]))
-    if metric in BIASED:
+    if METRICS[name].biased:
         value = min(max(2 * value - float(np.nanmean(each)), 0), 1)
-    return proportion(value, variance, 1 + (patients - 1) * SHARE_OF_PATIENTS.get(metric, 1.0))
+    return proportion(value, variance, 1 + (patients - 1) * METRICS[name].share_of_patients)
 
 
 def _calibration(runs: Sequence[Scored], finding: str | None) -> tuple[float, float, float]:

@@ -12,18 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, norm, t
 
+from fedmed.evaluation.ranked import METRICS
+
 Interval = tuple[float, float]
 
 LEVEL = 0.95
 METHOD = "Korn & Graubard's, by the patient bootstrap"
 LEAST = 10  # patients with a finding, and without it
-#: Of the rarer class's patients, what an AUROC's variance is known by: few of the placements, those
-#: of the hard cases, make most of it.
-SHARE_OF_PATIENTS = {"auroc": 0.5}
-#: What is scored over all images, so that a rare finding's is known as well as a common one's.
-OVER_ALL_IMAGES = ("accuracy", "brier", "ece")
-#: Too large where positives are few; as much more in a replicate, in which they are fewer still.
-BIASED = ("auprc",)
 UNKNOWN = (float("nan"), float("nan"))
 #: Calibration's quantiles: its curve is guessed, so that 0.975 is needed to cover 0.95.
 _CALIBRATION_LEVEL = 0.975
@@ -93,7 +88,7 @@ def variance_of_mean(
     seen = np.nanvar(drawn, axis=1, ddof=1)
     unbiased = seen * patients / (patients - 1)
     raised = unbiased
-    if metric not in OVER_ALL_IMAGES:
+    if not METRICS[metric].over_all_images:
         raised = np.maximum(unbiased, (unbiased * patients).mean() / patients)
     variance = float(np.nanvar(drawn.mean(axis=0), ddof=1))
     if variance > 0:

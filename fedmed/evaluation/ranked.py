@@ -6,6 +6,9 @@ times the patients' weights, for many replicates in one product. With weights of
 ordinary metrics, and equal scikit-learn's.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
@@ -15,15 +18,38 @@ from fedmed.evaluation.metrics import Floats
 Weights = NDArray[np.float64]  # patients × replicates
 Values = NDArray[np.float64]  # one a replicate
 SPECIFICITIES = (90, 95)  # per cent
-#: Higher is better for all but the last two.
-METRICS = (
-    "auroc",
-    "auprc",
-    *(f"sensitivity_at_{s}_specificity" for s in SPECIFICITIES),
-    "accuracy",
-    "brier",
-    "ece",
-)
+
+
+class Metric(NamedTuple):
+    """What must be known of a metric beside its value.
+
+    Attributes:
+        head: of its column where scores are listed; empty where it is none of them.
+        lower_is_better: whether it is an error.
+        over_all_images: whether it is scored over all images, so that a rare finding's is known as
+            well as a common one's.
+        biased: whether it is too large where positives are few; as much more in a replicate, in
+            which they are fewer still.
+        share_of_patients: of the rarer class's, what its variance is known by.
+    """
+
+    head: str
+    lower_is_better: bool = False
+    over_all_images: bool = False
+    biased: bool = False
+    share_of_patients: float = 1.0
+
+
+#: The metrics by name. What they are is in :meth:`Ranked.evaluate`.
+METRICS: Mapping[str, Metric] = {
+    # few of the placements, those of the hard cases, make most of its variance
+    "auroc": Metric("AUROC", share_of_patients=0.5),
+    "auprc": Metric("AUPRC", biased=True),
+    **{f"sensitivity_at_{s}_specificity": Metric(f"sens@{s}%") for s in SPECIFICITIES},
+    "accuracy": Metric("accuracy", over_all_images=True),
+    "brier": Metric("Brier", lower_is_better=True, over_all_images=True),
+    "ece": Metric("", lower_is_better=True, over_all_images=True),  # the debiased one is listed
+}
 BINS = 10  # of equal width, for the calibration error and the reliability curve
 _EDGES = np.linspace(0, 1, BINS + 1)[1:-1]
 
@@ -89,20 +115,20 @@ class Ranked:
         precision = np.divide(hits, flagged, out=np.zeros_like(hits), where=flagged > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             wins = (positive * (below + 0.5 * (self._tied @ weights))).sum(axis=0)
-            values = [
-                wins / (positives * negatives),
-                (positive * precision).sum(axis=0) / positives,
-            ]
+            values = {
+                "auroc": wins / (positives * negatives),
+                "auprc": (positive * precision).sum(axis=0) / positives,
+            }
             for specificity in SPECIFICITIES:
                 allowed = false <= (1 - specificity / 100) * negatives * (1 + 1e-12)
-                values.append(np.where(allowed, hits, 0).max(axis=0, initial=0) / positives)
+                found = np.where(allowed, hits, 0).max(axis=0, initial=0)
+                values[f"sensitivity_at_{specificity}_specificity"] = found / positives
             total = positives + negatives
-            values.append(self._correct @ weights / total)
-            values.append(self._squares @ weights / total)
-            values.append(np.abs(self.errors(weights)).sum(axis=0))
+            values["accuracy"] = self._correct @ weights / total
+            values["brier"] = self._squares @ weights / total
+            values["ece"] = np.abs(self.errors(weights)).sum(axis=0)
         lacking = (positives == 0) | (negatives == 0)
-        named = dict(zip(METRICS, values, strict=True))
-        return {name: np.where(lacking, np.nan, value) for name, value in named.items()}
+        return {name: np.where(lacking, np.nan, values[name]) for name in METRICS}
 
     def auroc(self, weights: Weights) -> Values:
         """Return the AUROC alone under each weighting, NaN where it lacks a class.

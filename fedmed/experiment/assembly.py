@@ -17,6 +17,7 @@ from fedmed.engines.factory import opened
 from fedmed.evaluation.metrics import AUROC, POSITIVES
 from fedmed.experiment.accounts import Accounts
 from fedmed.experiment.data import Data
+from fedmed.experiment.recording import Recorder
 from fedmed.federation.exchange import Exchange
 from fedmed.federation.messages import RunContext
 from fedmed.federation.protocol import Participants, Protocol
@@ -89,6 +90,7 @@ def opened_federation(
     strategy: Strategy,
     data: Data,
     accounts: Accounts,
+    recorder: Recorder,
     run_dir: RunDirectory,
     console: Console,
     grid: Grid | None,
@@ -101,6 +103,7 @@ def opened_federation(
         strategy: what the server does.
         data: whose clients take part, as they were saved.
         accounts: of the privacy that is spent.
+        recorder: of what is done.
         run_dir: where data and checkpoint are.
         console: told who has answered, who is waited for, and who could not.
         grid: Flower's, where Flower has started the run.
@@ -138,7 +141,8 @@ def opened_federation(
             console.warn,
         )
         protocol: Protocol = config.protocol.build()
-        yield Federation(protocol, participants, score, data.truth, run_dir.checkpoint)
+        checkpoint = run_dir.checkpoint
+        yield Federation(protocol, participants, score, data.truth, recorder, checkpoint)
 
 
 def _terms(

@@ -23,6 +23,7 @@ from fedmed.config.messages import first_line
 from fedmed.core.records import POOLED, MetricRow
 from fedmed.experiment.accounts import Accounts
 from fedmed.experiment.data import Data
+from fedmed.experiment.recording import Recorder
 from fedmed.models import Arrays
 from fedmed.privacy import Ledger
 from fedmed.runs.console import Console
@@ -186,6 +187,22 @@ class PrivacyRows(Callback):
         return rows
 
 
+class Heads(Callback):
+    """Sends the head of the run's record to where heads are kept, once its round is safe.
+
+    Args:
+        recorder: of the run.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def on_round(  # noqa: D102
+        self, round_: int, rows: Sequence[MetricRow], arrays: Arrays
+    ) -> None:
+        self._recorder.publish(round_)
+
+
 class Terminal(Callback):
     """Shows what is to be known before the first round, each round as it is done, and the result.
 
@@ -269,6 +286,7 @@ def callbacks_of(
     config: Config,
     data: Data,
     accounts: Accounts,
+    recorder: Recorder,
     run_dir: RunDirectory,
     console: Console,
     began: float,
@@ -280,6 +298,7 @@ def callbacks_of(
         config: of the run.
         data: as they were saved.
         accounts: of the privacy that is spent.
+        recorder: of what is done.
         run_dir: whose files are written, and mirrored.
         console: where progress is shown.
         began: when the run did, by ``time.perf_counter``.
@@ -288,6 +307,7 @@ def callbacks_of(
     return Callbacks(
         MetricsFile(run_dir),
         PrivacyRows(accounts.ledger),
+        Heads(recorder),
         Log(),
         Mirror(config, data, run_dir, console),
         *own,

@@ -17,6 +17,7 @@ from fedmed.data import store
 from fedmed.data.contents import Progress
 from fedmed.data.store import Store
 from fedmed.data.table import Dataset, labels, validate
+from fedmed.deployment.evidence import Evidence, of_data
 from fedmed.evaluation.metrics import Floats
 from fedmed.partition.figures import draw_partition
 from fedmed.runs.directory import RunDirectory
@@ -77,6 +78,10 @@ class Data:
             "data_sha256": self.store.sha256,
             "partition_sha256": partition.sha256(self.assigned),
         }
+
+    def evidence(self) -> dict[int, Evidence]:
+        """Return client → the hashes of its data, -1 of the test patients; all pixels are read."""
+        return of_data(self.store, self.assigned)
 
     @property
     def patients(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from fedmed.core.texts import printable
 from fedmed.core.units import Unit, trainable
 from fedmed.data.table import labels
 from fedmed.deployment import node_data
+from fedmed.deployment.evidence import Evidence
 from fedmed.deployment.node_data import NodeReport
 from fedmed.experiment.data import Data
 
@@ -39,6 +40,17 @@ class Remote(Data):
             "data_sha256": hashlib.sha256("".join(data).encode()).hexdigest(),
             "partition_sha256": hashlib.sha256("".join(parts).encode()).hexdigest(),
         }
+
+    def evidence(self) -> dict[int, Evidence]:  # noqa: D102
+        told = {
+            client: Evidence(
+                table=str(one["table_sha256"]),
+                partition=str(one["partition_sha256"]),
+                pixels=str(one["pixels_sha256"]),
+            )
+            for client, one in enumerate(self.reports)
+        }
+        return super().evidence() | told
 
     @property
     def patients(self) -> dict[str, int]:  # noqa: D102
@@ -95,7 +107,7 @@ def _checked(client: int, report: NodeReport, targets: Sequence[str]) -> NodeRep
         number, least = report.get(name), int(name in trained)
         if not isinstance(number, int) or not least <= number < MOST:
             raise DataError(f"client {client} tells of {number!r} as its {name}")
-    for name in ("data_sha256", "partition_sha256"):
+    for name in ("data_sha256", "table_sha256", "pixels_sha256", "partition_sha256"):
         if not re.fullmatch("[0-9a-f]{64}", str(report.get(name))):
             raise DataError(f"client {client} tells no {name}")
     return {**report, "sites": printable(str(report.get("sites", "")))}

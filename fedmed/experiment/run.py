@@ -16,6 +16,7 @@ from fedmed.experiment.accounts import open_accounts
 from fedmed.experiment.assembly import built, opened_federation, run_context
 from fedmed.experiment.callbacks import Callback, callbacks_of
 from fedmed.experiment.data import Data, prepare, review, save
+from fedmed.experiment.recording import Recorder
 from fedmed.experiment.remote_data import connected
 from fedmed.experiment.results import conclude
 from fedmed.experiment.resume import checkpoint_of, finished, recorded
@@ -64,16 +65,18 @@ def run(
             review(data, run_dir, console.warn)
             plan = privacy_plan(config, strategy, data)
             accounts = open_accounts(config, plan, data, state, run_dir)
-            callbacks = callbacks_of(config, data, accounts, run_dir, console, began, own)
+            recorder = Recorder(config, data, accounts.ledger, run_dir, console.warn)
+            callbacks = callbacks_of(config, data, accounts, recorder, run_dir, console, began, own)
             with (
                 callbacks.following(state.metrics),
                 opened_federation(
-                    config, strategy, data, accounts, run_dir, console, grid, hospitals
+                    config, strategy, data, accounts, recorder, run_dir, console, grid, hospitals
                 ) as federation,
             ):
                 setup = time.perf_counter() - began
                 state, scores = federation.run(state, callbacks.on_update, callbacks.on_round)
-                outcome = conclude(begun, config, data, accounts, state, scores, setup, run_dir)
+                known = begun | {"record": recorder.finish()}
+                outcome = conclude(known, config, data, accounts, state, scores, setup, run_dir)
         callbacks.on_end(outcome)
         return outcome.summary
 

@@ -24,6 +24,7 @@ class Checkpoint:
         bytes_down, bytes_up: array bytes moved so far.
         seconds: spent in each round so far.
         surroundings: all that the rounds so far were run on; see ``identity.surroundings``.
+        head: of the run's record, as ``SIZE:ROOT``.
     """
 
     data: dict[str, str]
@@ -36,6 +37,7 @@ class Checkpoint:
     bytes_up: int = 0
     seconds: list[float] = field(default_factory=list)
     surroundings: list[dict[str, str]] = field(default_factory=list)
+    head: str = ""
 
     def save(self, path: Path) -> None:
         """Write the checkpoint. Raises FedmedError if the disk does not take it."""

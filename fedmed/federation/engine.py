@@ -13,6 +13,9 @@ from fedmed.flower.private import NodeGrid
 class Engine(NodeGrid):
     """A transport that a run can be driven over. Its nodes are the clients in order, from 1.
 
+    One that calls the ClientApp itself does so in a context of ``flower.node_config.simulated``: a
+    node in any other has to have a hospital's policy.
+
     Args:
         clients: how many there are.
     """

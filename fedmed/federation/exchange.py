@@ -9,6 +9,7 @@ from flwr.app import Message, RecordDict
 
 from fedmed.config import Faults
 from fedmed.core.records import WEIGHT, MetricRow
+from fedmed.federation.asked import Asked
 from fedmed.federation.client_states import ClientStates
 from fedmed.federation.engine import Engine
 from fedmed.federation.messages import STATE, RunContext, TaskSpec
@@ -31,6 +32,7 @@ class Exchange:
     Attributes:
         states: which round's state each client has.
         bytes_down, bytes_up: array bytes sent to and received from clients so far.
+        asked: what was asked since the round began, and what came back.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Exchange:
         self.engine = engine
         self.states = ClientStates()
         self.bytes_down = self.bytes_up = 0
+        self.asked: list[Asked] = []
         self._run = run
         self._faults = faults
         self._on_client = on_client
@@ -83,12 +86,17 @@ class Exchange:
             self._say,
             terms,
         )
+        asked = Asked(scope, self._run.config_sha256, round_, filter_.excluded)
+        self.asked.append(asked)
         orders = ([message] for message in messages) if in_turn else [list(messages)]
-        answered = (pair for some in orders for pair in self._exchange(round_, some))
+        answered = (pair for some in orders for pair in self._exchange(round_, some, asked))
         return Replies(scope, filter_, filter_.accept(answered), steps)
 
-    def _exchange(self, round_: int, messages: Sequence[Message]) -> Iterator[Answered]:
+    def _exchange(
+        self, round_: int, messages: Sequence[Message], asked: Asked
+    ) -> Iterator[Answered]:
         """Yield messages with their replies, in the clients' order; those without one last."""
+        asked.sent({self.engine.client_of(m.metadata.dst_node_id): m for m in messages})
         tasks, waiting = {}, {}
         for message in messages:
             node = message.metadata.dst_node_id
@@ -98,15 +106,17 @@ class Exchange:
             self.bytes_down += _array_bytes(message.content)
         for reply in self.engine.exchange(messages, tasks, self._faults.deadline):
             if not reply.has_error():
-                self._received(round_, reply)
+                self._received(round_, reply, asked)
             yield waiting.pop(reply.metadata.src_node_id), reply
         for message in waiting.values():  # an engine may leave out who is late
             yield message, None
 
-    def _received(self, round_: int, reply: Message) -> None:
-        """Count a reply's bytes, and take the state that its client has left."""
+    def _received(self, round_: int, reply: Message, asked: Asked) -> None:
+        """Count a reply's bytes, note what it is, and take the state that its client has left."""
+        client = self.engine.client_of(reply.metadata.src_node_id)
         if reply.content.pop(STATE, None):
-            self.states.adopt(self.engine.client_of(reply.metadata.src_node_id), round_)
+            self.states.adopt(client, round_)
+        asked.came(client, reply, self._say)
         self.bytes_up += _array_bytes(reply.content)
 
 

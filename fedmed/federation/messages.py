@@ -12,6 +12,7 @@ from typing import Any, Self
 from flwr.app import ConfigRecord, Context, Message
 
 from fedmed.core.errors import FedmedError
+from fedmed.flower.node_config import CLIENT, DEVICE, HOME, is_simulated
 from fedmed.flower.private import ErrorCode
 
 # Records of a message to a client
@@ -25,6 +26,8 @@ RELEASE = "release"  # in it, the hash of a private run, for the strategy alone
 # Records of a reply
 METRICS = "metrics"
 STATE = "state"  # tells that the client keeps a state of this round
+SIGNATURE = "signature"  # of a hospital that has a key, on what came and what it returns
+CHALLENGE = "challenge"  # in a message of DESCRIBE: what a hospital signs beside its report
 NODE_REPORT = "node_report"  # what a hospital says of its data, to a message of DESCRIBE
 
 # Record of a client's state
@@ -83,24 +86,30 @@ class RunContext:
     def of(cls, message: Message, context: Context) -> Self:
         """Return what a message tells, with what is the node's own in its place.
 
-        A hospital's node config says where its files are (``data``, ``states``) and, if it does,
-        which ``device`` it computes on.
+        A hospital's node config says where its ``home`` is and, if it does, which ``device`` it
+        computes on.
 
         Raises:
-            FedmedError: if the message is another version's.
+            FedmedError: if the message is another version's, or the node is no simulated one and
+                has no home: it would go by paths of the server's choice.
         """
         run = cls(**_read(message, RUN, cls))
         own = context.node_config
-        if "data" not in own:
+        if is_simulated(context):
             return run
-        folder = Path(str(own["data"]))
+        if HOME not in own:
+            raise FedmedError(
+                f"this node has no {HOME} in its config, and so no policy: it answers nothing; "
+                "fedmed hospital init makes one, fedmed hospital start a node with it"
+            )
+        home = Path(str(own[HOME]))
         return replace(
             run,
-            device=str(own.get("device", run.device)),
-            store=str(folder),
-            table=str(folder / "table.parquet"),
-            partition=str(folder / "partition.csv"),
-            states=str(own.get("states", folder / "states")),
+            device=str(own.get(DEVICE, run.device)),
+            store=str(home / "data"),
+            table=str(home / "data" / "table.parquet"),
+            partition=str(home / "data" / "partition.csv"),
+            states=str(home / "states"),
         )
 
 
@@ -139,8 +148,8 @@ class TaskSpec(_Turn):
             FedmedError: if it is another version's, or meant for another hospital.
         """
         task = cls(**_read(message, TASK, _Turn), run=RunContext.of(message, context))
-        own = context.node_config.get("partition-id")
-        if "data" in context.node_config and own != task.client:
+        own = context.node_config.get(CLIENT)
+        if not is_simulated(context) and own != task.client:
             raise FedmedError(f"a message to client {task.client} came to client {own}")
         return task
 

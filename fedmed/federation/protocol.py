@@ -8,13 +8,14 @@ update steps are undone.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp.strategy import Strategy
 
 from fedmed.config import Task
-from fedmed.core.errors import ConfigError
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.records import POOLED, MetricRow
 from fedmed.core.seeding import seeded_globals
 from fedmed.federation import robust
@@ -57,6 +58,8 @@ class Participants:
     budget: PrivacyBudget
     release: str
     say: Callable[[str], None]
+    _drawn: int = 0  # the last round whose cohort was drawn
+    _paid_for: set[tuple[int, int]] = field(default_factory=set)  # round and client, to be asked
 
     def check(self) -> None:
         """Refuse what names clients that are not there, or would wait for them for ever.
@@ -96,26 +99,47 @@ class Participants:
         return self._paid(round_, messages)
 
     def train(self, round_: int, messages: Iterable[Message], *, in_turn: bool = False) -> Replies:
-        """Return the replies of a cohort, their update steps undone; see :meth:`Exchange.ask`."""
-        return self.exchange.ask(
-            round_, "train", messages, self.terms["train"], self.steps, in_turn
-        )
+        """Return the replies of a cohort, their update steps undone; see :meth:`Exchange.ask`.
+
+        Raises:
+            FedmedError: of a private run, if the protocol asks whom :meth:`cohort` has not returned
+                for this round, or anyone twice: nobody has paid for what they would release.
+        """
+        due = map(partial(self._due, round_), messages)
+        return self.exchange.ask(round_, "train", due, self.terms["train"], self.steps, in_turn)
 
     def client_of(self, message: Message) -> int:
         """Return the client that a message goes to."""
         return self.exchange.engine.client_of(message.metadata.dst_node_id)
 
+    def _due(self, round_: int, message: Message) -> Message:
+        """Return a message whose reply is paid for, once."""
+        due = (round_, self.client_of(message))
+        if self._private and due not in self._paid_for:
+            raise FedmedError(
+                f"round {round_}: protocol: client {due[1]} is asked to train without having paid "
+                "for it; a private round draws one cohort, and asks each client of it once"
+            )
+        self._paid_for.discard(due)
+        return message
+
     def _paid(self, round_: int, messages: list[Message]) -> list[Message]:
         """Return the messages to those who can pay; what they release is in the ledger by then."""
         self.ledger.record(*self.plan.aggregated(round_))
-        if not self.plan.training:
-            return messages
+        able = [self.client_of(message) for message in messages]
+        if self.plan.training:
+            before = set(self.ledger.stopped)
+            able = self.budget.authorise(round_, able)
+            for client in sorted(set(self.ledger.stopped) - before):
+                self.say(f"client {client} stops before round {round_}: its budget is spent")
+        if self._drawn != round_:  # a second cohort's releases would be those of the first
+            self._drawn, self._paid_for = round_, {(round_, client) for client in able}
         to = {self.client_of(message): message for message in messages}
-        before = set(self.ledger.stopped)
-        able = self.budget.authorise(round_, to)
-        for client in sorted(set(self.ledger.stopped) - before):
-            self.say(f"client {client} stops before round {round_}: its budget is spent")
         return [to[client] for client in able]
+
+    @property
+    def _private(self) -> bool:
+        return bool(self.plan.training or self.plan.aggregate)
 
 
 class Protocol(ABC):

@@ -6,6 +6,7 @@ methods, so that a run goes on from its checkpoint as if it had never been cut o
 
 import logging
 import time
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedmed.core.errors import FedmedError
 from fedmed.core.records import POOLED, MetricRow
 from fedmed.evaluation import metrics
 from fedmed.evaluation.metrics import Floats
+from fedmed.federation.asked import Asked
 from fedmed.federation.checkpoint import Checkpoint
 from fedmed.federation.protocol import Participants, Protocol
 from fedmed.federation.reply_filter import unlike
@@ -29,6 +31,25 @@ OnUpdate = Callable[[int], Sequence[MetricRow]]
 OnRound = Callable[[int, Sequence[MetricRow], Arrays], None]
 
 
+class Record(typing.Protocol):
+    """What binds the rounds, so that it can be shown later what was done."""
+
+    def begin(self, state: Checkpoint) -> None:
+        """Bind what the run begins with, and its first metrics."""
+
+    def resume(self, state: Checkpoint) -> None:
+        """See that what is bound is what a checkpoint was made with."""
+
+    def append(self, before: Checkpoint, state: Checkpoint, asked: Sequence[Asked]) -> str:
+        """Bind a round whose checkpoint is not yet on the disk, and return the head for it.
+
+        Args:
+            before: the state before the round.
+            state: after it.
+            asked: what clients were asked in it, and what came back.
+        """
+
+
 @dataclass
 class Federation:
     """The rounds of a run.
@@ -38,6 +59,7 @@ class Federation:
         participants: the clients.
         score: returns the probabilities of the test images, N×T, under given arrays.
         truth: labels of the test images, N×T.
+        record: keeps what was done, before it counts.
         checkpoint: the file.
     """
 
@@ -45,6 +67,7 @@ class Federation:
     participants: Participants
     score: Callable[[ArrayRecord], Floats]
     truth: Floats
+    record: Record
     checkpoint: Path
 
     def __post_init__(self) -> None:
@@ -76,8 +99,10 @@ class Federation:
         clients.exchange.resume(state.bytes_down, state.bytes_up, state.clients)
         if state.round:
             self._remembered.load_state_dict(state.strategy)
+            self.record.resume(state)
         else:
             state = replace(state, metrics=self._test(0, to_record(state.arrays))[0])
+            self.record.begin(state)
             on_round(0, state.metrics, state.arrays)
         scores = None
         for round_ in range(state.round + 1, config.rounds + 1):
@@ -95,8 +120,9 @@ class Federation:
         self, round_: int, state: Checkpoint, on_update: OnUpdate
     ) -> tuple[Checkpoint, Floats | None]:
         started = time.perf_counter()
-        clients, scores = self.participants, None
+        before, clients, scores = state, self.participants, None
         config, exchange = clients.config, clients.exchange
+        exchange.asked.clear()
         rows, arrays = self._train(round_, to_record(state.arrays))
         last = round_ == config.rounds or clients.budget.exhausted(round_ + 1)
         if round_ % config.evaluate_every == 0 or last:
@@ -117,6 +143,7 @@ class Federation:
             seconds=[*state.seconds, time.perf_counter() - started],
             surroundings=state.surroundings,
         )
+        state = replace(state, head=self.record.append(before, state, exchange.asked))
         state.save(self.checkpoint)
         exchange.states.commit()
         return state, scores

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from fedmed.config import DPSGD, Client, Config
+from fedmed.config import DPSGD, Client, Task
 from fedmed.core.errors import ConfigError
 from fedmed.privacy.accounting import epsilon, noise_for
 from fedmed.privacy.events import Event
@@ -23,7 +23,7 @@ def schedule(client_config: Client, units: int) -> tuple[float, int]:
     return rate, client_config.steps or client_config.epochs * math.ceil(1 / rate)
 
 
-def planned(config: Config, units: Sequence[int]) -> list[Event]:
+def planned(config: Task, units: Sequence[int]) -> list[Event]:
     """Return what each client releases in a round, with the noise that its ε asks for.
 
     Noise is found for a client that takes part in every round, whatever ``strategy.fraction``.

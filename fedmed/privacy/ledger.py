@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from fedmed.core import formats
-from fedmed.core.errors import FedmedError
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.files import write_atomically
 from fedmed.core.units import UNITS, Unit, named
 from fedmed.privacy.accounting import ACCOUNTANT, PURE, cross_checks, epsilon
 from fedmed.privacy.events import Event
 
 FORMAT = 1  # of the file
+#: Where noise came from, as a statement says it beside ε.
+SIMULATED = "from the seed, of a simulation: whoever has the seed can take it away"
+SECRET = "from the operating system"
 IMAGES = 10  # or other parts of a patient, whose ε is told beside one's
 
 
@@ -200,6 +203,7 @@ class Ledger:
             **first,
             "also": others,
             "repeatable": self.repeatable,
+            "noise": SIMULATED if self.repeatable else SECRET,
             "stopped": {str(client): round_ for client, round_ in self.stopped.items()},
             "caveats": list(self.caveats),
             "assumptions": list(self.assumptions),
@@ -241,11 +245,16 @@ class Ledger:
             return [{"of": of_its_data(kind), "epsilon": _number(data)}]
         return []
 
-    def _write(self) -> None:
+    def text(self, accountant: str = ACCOUNTANT) -> str:
+        """Return the content of the file.
+
+        Args:
+            accountant: by whom the events were accounted for when it was written.
+        """
         content = {
             formats.KEY: FORMAT,
             "delta": dict(self.deltas),
-            "accountant": ACCOUNTANT,
+            "accountant": accountant,
             "repeatable": self.repeatable,
             "caveats": list(self.caveats),
             "assumptions": list(self.assumptions),
@@ -255,7 +264,11 @@ class Ledger:
             "events": [asdict(event) for event in self.events],
         }
         content["sha256"] = _digest(content)
-        write_atomically(self.path, lambda new: new.write_text(json.dumps(content, indent=1)))
+        return json.dumps(content, indent=1)
+
+    def _write(self) -> None:
+        text = self.text()
+        write_atomically(self.path, lambda new: new.write_text(text))
 
 
 def of_its_data(unit: Unit) -> str:
@@ -274,7 +287,7 @@ def _kept(path: Path, config_sha256: str) -> dict[str, Any]:
         of, count = kept["config_sha256"], len(kept["events"])
         _ = [Event(**event) for event in kept["events"]], kept["stopped"].items()
         whole = written == _digest(kept) and len(kept["made_from"]) == count
-    except (ValueError, LookupError, TypeError, AttributeError, OSError):
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, ConfigError):
         whole, of, count = False, "", 0
     if not whole:
         raise FedmedError(

@@ -152,7 +152,7 @@ def _cell(value: float | str | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-_CLAIM = ("unit", "epsilon", "delta", "accountant", "neighbouring", "sampling", "releases")
+_CLAIM = ("unit", "epsilon", "delta", "accountant", "neighbouring", "sampling", "releases", "noise")
 
 
 def unit(run: Run) -> str:

@@ -18,15 +18,7 @@ from fedmed.runs.directory import safe
 
 WIDTH = 96  # columns of the terminal that the table takes
 SHOWN = (*METRICS, DEBIASED)
-HEADS = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "sensitivity_at_90_specificity": "sens@90%",
-    "sensitivity_at_95_specificity": "sens@95%",
-    "accuracy": "accuracy",
-    "brier": "Brier",
-    DEBIASED: "ECE",
-}
+HEADS = {name: kind.head for name, kind in METRICS.items() if kind.head} | {DEBIASED: "ECE"}
 
 
 def rows(found: dict[str, Any]) -> pd.DataFrame:

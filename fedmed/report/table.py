@@ -47,7 +47,7 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    rows: list[str]
+    rows: list[str] = ["strategy"]
     columns: list[str] = []
     value: list[str] = ["test.macro_auroc"]
     where: dict[str, str] = {}

@@ -11,7 +11,6 @@ from fedmed.runs.run import Run
 
 ONE, BY_SITE = "one answer", "by site"
 _CHANCE = 0.5  # AUROC of one answer to all: every pair of a positive and a negative is a tie
-_LOWER = ("brier", "ece")  # is better
 
 
 def trivial(run: Run, value: str) -> dict[str, float]:
@@ -32,7 +31,8 @@ def trivial(run: Run, value: str) -> dict[str, float]:
         auroc = value in ("val.mean", "val.worst")
         return {ONE: _CHANCE} if auroc else {}
     key = value.removeprefix("test.")
-    if key.removeprefix("macro_").split(".")[0] in _LOWER:
+    metric = METRICS.get(key.removeprefix("macro_").split(".")[0])
+    if metric and metric.lower_is_better:
         return {}
     found = run.scored.predictions
     figures = [_figure(found, scores, key) for scores in _answers(found.labels)]

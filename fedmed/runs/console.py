@@ -102,11 +102,19 @@ class Console:
             f"({time['per_round_s']:.2f} s each), {time['setup_s']:.1f} s to set up",
         )
         facts.add_row("weights", f"sha256 {summary['model_sha256'][:16]}…")
+        facts.add_row("record", _text(_recorded(summary["record"])))
         facts.add_row("run", _text(str(summary["run_dir"])))
         whose = "test" if test else "validation"
         title = _text(f"{summary['name']} · {whose} patients · {summary['status']}")
         shown = Group(_scores(test), "", facts) if test else facts
         self.rich.print(Panel(shown, title=title, expand=False))
+
+
+def _recorded(record: dict[str, Any]) -> str:
+    signed = "signed" if record["signed_by"] else "unsigned"
+    kept = record["anchored"]
+    anchored = "not anchored" if kept is None else f"anchored at {kept}"
+    return f"head {record['size']}:{record['root'][:16]}…, {signed}, {anchored}"
 
 
 def _scores(test: dict[str, Any]) -> Table:
@@ -213,8 +221,7 @@ def _guarantees(spent: dict[str, Any]) -> list[tuple[str, str]]:
     if spent["stopped"]:
         rounds = ", ".join(f"{client} before round {r}" for client, r in spent["stopped"].items())
         rows.append(("", f"clients stopped, their budget being spent: {rounds}"))
-    if not spent["repeatable"]:
-        rows.append(("", "not repeatable: noise came from the operating system"))
+    rows.append(("", f"noise {spent['noise']}"))
     return rows + [("assumed" if i == 0 else "", a) for i, a in enumerate(spent["assumptions"])]
 
 

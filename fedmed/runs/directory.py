@@ -24,7 +24,7 @@ from yaml import YAMLError
 from fedmed.core import formats, jsontext
 from fedmed.core.errors import FedmedError, readable
 from fedmed.core.files import damaged, write_atomically
-from fedmed.core.records import MetricRow
+from fedmed.core.records import MetricRow, csv_lines
 from fedmed.core.texts import cell
 
 if TYPE_CHECKING:  # to look at run directories takes no MONAI
@@ -44,13 +44,15 @@ RESULTS = (
     "predictions.parquet",
     "checkpoint/model.safetensors",
 )
-#: What outlives a run that is begun anew: who has it, what it said, and what privacy was spent.
+#: What outlives a run that is begun anew: who has it, what it said, what is recorded and was spent.
 _KEPT = {
     ".hydra",
     ".lock",
     "run.log",
     "slurm_job",
     "ledger.json",
+    "chain.jsonl",
+    "signatures.jsonl",
     "release.json",
     "label_counts.csv",
     "label_counts.png",
@@ -69,6 +71,8 @@ class RunDirectory:
         self.checkpoint = path / "checkpoint" / "checkpoint.safetensors"
         self.states = path / "checkpoint" / "clients"
         self.ledger = path / "ledger.json"
+        self.chain = path / "chain.jsonl"
+        self.signatures = path / "signatures.jsonl"
         self.table = path / "table.parquet"
         self.partition = path / "partition.csv"
         self.picture = path / "partition.png"
@@ -171,10 +175,8 @@ class RunDirectory:
 
     def write_metrics(self, rows: "Sequence[MetricRow]") -> None:
         """Write ``metrics.csv``; the client is empty where a metric is of no one client."""
-        frame = pd.DataFrame(rows, columns=MetricRow._fields)
-        frame["client"] = frame["client"].map(lambda client: "" if client < 0 else str(client))
-        path = self.path / "metrics.csv"
-        write_atomically(path, lambda new: frame.to_csv(new, index=False))
+        text = ",".join(MetricRow._fields) + "\n" + csv_lines(rows)
+        write_atomically(self.path / "metrics.csv", lambda new: new.write_text(text))
 
     def write_csv(self, frame: pd.DataFrame, name: str) -> None:
         """Write a table; a text that a spreadsheet took for a formula gets an apostrophe."""

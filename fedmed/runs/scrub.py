@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 #: Keys of paths and hosts, even without a /.
-PATHS = {"root", "weights", "lists", "file", "table", "address"}
+PATHS = {"root", "weights", "lists", "file", "table", "address", "path", "key", "account"}
 #: A path, a patient's id (dataset:id) or an image's file name.
 _NAMES = re.compile(
     r"\S*[/\\]\S*|\w+:\w[^\s,;]*|\S+\.(?:png|jpe?g|tiff?|dcm|dicom)\b", re.IGNORECASE
