@@ -28,6 +28,7 @@ NEEDS = {
     "anchor=file": ("anchor.path=x",),
     "anchor=ethereum": ("anchor.url=x", "anchor.contract=x", "anchor.account=x"),
     "runner=deployment": ("runner.data=x", "runner.clients=2"),
+    "runner=custom": ("runner.engine._target_=fedmed.engines.local.LocalEngine",),
     "privacy=dpsgd": ("privacy.epsilon=1",),
 }
 GROUPS = (
