@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedmed.evaluation.bootstrap import score
     from fedmed.evaluation.comparison import compare
     from fedmed.evaluation.predictions import Predictions
+    from fedmed.experiment.callbacks import Callback
     from fedmed.experiment.train import train
     from fedmed.federation.update_steps import UpdateStep
     from fedmed.privacy.accounting import epsilon, noise_for
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Callback",
     "Card",
     "Dataset",
     "Event",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Callback": "experiment.callbacks",
     "Card": "data.card",
     "Dataset": "data.table",
     "Event": "privacy.events",

@@ -27,7 +27,7 @@ content differs, have the same cohort in the first round, with noise of their ow
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -48,6 +48,7 @@ from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
 from fedmed.core.units import SENSITIVITY
 from fedmed.federation.messages import RELEASE
+from fedmed.federation.update_steps import UpdateStep
 from fedmed.flower.arrays import decoded
 from fedmed.flower.strategies import Aggregation
 from fedmed.models import from_record, to_record
@@ -58,6 +59,7 @@ from fedmed.strategies.noisy_update import (
     CPU,
     Mechanism,
     Noise,
+    NoisyUpdate,
     NonNegative,
     Positive,
     Quantile,
@@ -146,7 +148,9 @@ class DPFedAvg(FedAvg):
         central = self.mechanism.noise == "central"
         self._divisor = self.fraction_train * len(nodes) if central else float(len(self._cohort))
         config["server-round"] = server_round
-        config["clip-norm"], config["cohort"] = self.clip_norm, len(self._cohort)
+        config["clip-norm"] = self.clip_norm
+        if not central:  # else how many join is the server's secret, from its clients too
+            config["cohort"] = len(self._cohort)
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         cohort = [nodes[client] for client in self._cohort]
         return self._construct_messages(record, cohort, MessageType.TRAIN)
@@ -169,7 +173,7 @@ class DPFedAvg(FedAvg):
                 continue
             answers += 1
             if CLIPPING not in reply.content:
-                raise FedmedError("strategy.local: DP-FedAvg takes NoisyUpdate, which clips")
+                raise FedmedError("strategy.server: DP-FedAvg takes NoisyUpdate, which clips")
             votes += float(str(reply.content.config_records[CLIPPING]["vote"]))
             for name, step in reply.content.array_records[self.arrayrecord_key].items():
                 total[name] += decoded(step)
@@ -208,10 +212,31 @@ class DPFedAvg(FedAvg):
             one = Event(server_round, "client", z, 1.0)
         return [replace(one, client=client) for client in self._cohort]
 
+    def update_steps(self, others: Sequence[UpdateStep]) -> list[UpdateStep]:
+        """Return all steps of an update: that of this strategy's own mechanism is the first.
+
+        So it is undone last: what the server adds up is what it has clipped, whatever the others
+        decode to. At a client the others see an update that is noisy already.
+
+        Raises:
+            ConfigError: if others would change shares of noise, whose sum alone is accounted for.
+        """
+        if others and self.mechanism.noise == "distributed":
+            raise ConfigError(
+                "strategy.local: takes no UpdateStep with strategy.noise=distributed: the noise of "
+                "a sum is accounted for, and a step changes each update by itself"
+            )
+        return [NoisyUpdate(self.mechanism), *others]
+
     @property
     def secure_noise(self) -> bool:
         """Whether cohorts and noise come from the operating system."""
         return self.mechanism.secure_noise
+
+    @property
+    def secret_cohort(self) -> bool:
+        """Whether who joins is a secret: the guarantee rests on it where the server adds noise."""
+        return self.mechanism.noise == "central"
 
     @property
     def assumptions(self) -> tuple[str, ...]:

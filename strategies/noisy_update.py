@@ -35,7 +35,7 @@ CLIPPING = "clipping"  # the record of a reply that says whether the update was 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """How updates are made private: what the server and its clients must hold alike.
+    """How updates are made private: what the server and its clients hold alike.
 
     Attributes:
         noise: where the noise is added.
@@ -97,35 +97,50 @@ def gaussian(shapes: Mapping[str, NDArray[Any]], deviation: float, draws: Source
 
 
 @dataclass(frozen=True)
-class NoisyUpdate(Mechanism, UpdateStep):
+class NoisyUpdate(UpdateStep):
     """Clips each update, and adds the client's noise, on the side where both belong.
 
     For ``central`` noise the server clips, as it decodes. Else the client does, as it encodes, and
-    adds its noise, so that what travels is already noisy. Its arguments are the mechanism's.
+    adds its noise, so that what travels is already noisy.
+
+    Attributes:
+        mechanism: the strategy's. No configuration can give one, so that the step is made by the
+            strategy that accounts for its noise, or not at all.
+
+    Raises:
+        ConfigError: if it is given anything else.
     """
 
+    mechanism: Mechanism
+
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.noise != "central" and self.quantile is not None:
+        if not isinstance(self.mechanism, Mechanism):
+            raise ConfigError(
+                "strategy.local: NoisyUpdate is made by the strategy, from what strategy.server "
+                "says of the noise; take strategy=dp_fedavg, which has it"
+            )
+        if self.mechanism.noise != "central" and self.mechanism.quantile is not None:
             object.__setattr__(self, "records", {CLIPPING: frozenset({"vote"})})
 
     def encode(self, sent: RecordDict, content: RecordDict, state: RecordDict, seed: int) -> None:
         """Replace the trained arrays by the global ones plus the clipped, noisy update."""
-        if self.noise == "central":
+        mechanism = self.mechanism
+        if mechanism.noise == "central":
             return
         start, config = sent.array_records[ARRAYS], sent.config_records[CONFIG]
         norm, cohort = float(str(config["clip-norm"])), int(str(config["cohort"]))
-        share = 1.0 if self.noise == "local" else 1 / math.sqrt(cohort)
+        share = 1.0 if mechanism.noise == "local" else 1 / math.sqrt(cohort)
         update, vote = clip(content.array_records[ARRAYS], start, norm)
-        settings = [self.noise, self.update_noise, self.quantile, self.count_noise, norm, cohort]
+        z, of_count = mechanism.update_noise, mechanism.count_noise
+        settings = [mechanism.noise, z, mechanism.quantile, of_count, norm, cohort]
         draws = source(
-            seed_of(seed, "update"), CPU, self.secure_noise, settings, start, update, vote
+            seed_of(seed, "update"), CPU, mechanism.secure_noise, settings, start, update, vote
         )
-        noise = gaussian(update, share * self.update_noise * norm, draws)
+        noise = gaussian(update, share * z * norm, draws)
         noisy = {k: w + update[k] + noise[k] for k, w in from_record(start).items()}
         content[ARRAYS] = to_record({k: w.astype(np.float32) for k, w in noisy.items()})
-        if self.quantile is not None:
-            vote += share * self.count_noise * float(draws.normal(1))
+        if mechanism.quantile is not None:
+            vote += share * of_count * float(draws.normal(1))
             content[CLIPPING] = ConfigRecord({"vote": vote})
 
     def decode(self, sent: RecordDict, content: RecordDict) -> None:
@@ -134,12 +149,12 @@ class NoisyUpdate(Mechanism, UpdateStep):
         Its vote on the clipping norm is in the record :data:`CLIPPING`, 0 where the norm is fixed.
         """
         arrays, start = content.array_records[ARRAYS], sent.array_records[ARRAYS]
-        if self.noise == "central":
+        if self.mechanism.noise == "central":
             norm = float(str(sent.config_records[CONFIG]["clip-norm"]))
             update, vote = clip(arrays, start, norm)
         else:
             update, _ = clip(arrays, start, math.inf)  # the client has clipped it
-            adapts = self.quantile is not None
+            adapts = self.mechanism.quantile is not None
             vote = float(str(content.config_records[CLIPPING]["vote"])) if adapts else 0.0
         content[ARRAYS] = record_of(update)
         content[CLIPPING] = ConfigRecord({"vote": vote})

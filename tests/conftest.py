@@ -50,7 +50,16 @@ SLOW = (
     *("audit", "bad_input", "callbacks", "cells", "cli", "closed", "contents", "damage"),
     *("datasets_hospital", "datasets_small", "effects", "engines", "experiments", "faults"),
     *("federation", "formats", "fuzz", "identity", "ids", "images", "labels", "layout", "library"),
-    *("lifetime", "papers", "pixels_matrix", "policy", "privacy", "private_step", "protocols"),
+    *(
+        "hostile",
+        "lifetime",
+        "papers",
+        "pixels_matrix",
+        "policy",
+        "privacy",
+        "private_step",
+        "protocols",
+    ),
     *("record", "release", "replies", "report", "reproducibility", "restarts", "robust"),
     *("run_contracts", "statistics", "sweep", "table", "tracking", "verify", "waiting"),
 )

@@ -26,8 +26,8 @@ from fedmed.core.seeding import seeded_globals
 from fedmed.core.units import Unit
 from fedmed.data.table import Dataset, labels, validate
 from fedmed.federation.aggregation import aggregate, streaming_mean
-from fedmed.federation.checkpoint import load_strategy_state, strategy_state_dict
 from fedmed.federation.messages import ARRAYS, METRICS
+from fedmed.federation.strategy_state import StrategyState
 from fedmed.federation.update_steps import UpdateStep, decode, encode, local_of
 from fedmed.flower import process, serialization
 from fedmed.flower.private import NodeGrid
@@ -194,8 +194,9 @@ def check_strategy(overrides: Sequence[str]) -> None:
     shuffle_globals(1)
     assert play(build(), (1, 2, 3), START)[0] == whole, "one seed gives two aggregates"
     cut, resumed = build(), build()
+    state = StrategyState(cut)
     _, half = play(cut, (1, 2), START)
-    load_strategy_state(resumed, kept(strategy_state_dict(cut)))
+    StrategyState(resumed).load_state_dict(kept(state.state_dict()))
     assert play(resumed, (3,), half)[0] == whole, (
         "remembers from round to round what is in none of its attributes: it is not checkpointed"
     )

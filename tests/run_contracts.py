@@ -196,6 +196,7 @@ def check_evaluation(evaluation: Evaluation, run: Run) -> None:
     assert evaluation.name in Run(run.folder).evaluations, "is not found by its name"
 
 
+AFTER: models.Arrays = {"w": np.zeros(2, np.float32)}
 ROWS = {
     round_: [
         MetricRow(round_, "test", -1, "macro_auroc", 0.5 + round_ / 10),
@@ -203,6 +204,10 @@ ROWS = {
     ]
     for round_ in range(3)
 }
+
+
+def _failed(text: str) -> None:
+    raise AssertionError(f"on_end: {text}")
 
 
 def check_callback(
@@ -222,10 +227,10 @@ def check_callback(
         callback = make(folder)
         found: dict[int, list[MetricRow]] = {}
         done = [row for r in range(first) for row in ROWS[r]]
-        with Callbacks(callback).following(done) as following:
+        with Callbacks(callback, say=_failed).following(done) as following:
             for round_ in range(first, last + 1):
                 found[round_] = following.on_update(round_) if round_ else []
-                following.on_round(round_, ROWS[round_])
+                following.on_round(round_, ROWS[round_], AFTER)
         following.on_end(outcome if last == max(ROWS) else None)
         return found
 

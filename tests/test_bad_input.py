@@ -21,6 +21,30 @@ NIH = ("+experiment=nih",)
 
 
 @pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("import not_there", "No module named 'not_there'"),
+        ("class Mine", r"expected ':' \(mine_.*\.py, line 1\)"),
+        ("{}['a']", "KeyError: 'a'"),
+        ("from fedmed.data.card import Card; Card.load('mine')", r".*mine\.yaml: is no card"),
+    ],
+)
+def test_a_module_of_ones_own_that_fails_says_why(
+    written: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = f"mine_{abs(hash(written))}"
+    (tmp_path / f"{name}.py").write_text(written)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(FedmedError, match=rf"^dataset\._target_: cannot import {name}\.X: {said}"):
+        compose([f"dataset._target_={name}.X"])
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["client.lrr=1"], "client.lrr: unknown key; client takes optimizer, lr,"),
@@ -55,6 +79,7 @@ NIH = ("+experiment=nih",)
         (["dataset.targets=[]"], "dataset.targets: name at least one target"),
         ([*NIH, "dataset.root=absent"], "dataset.root: there is no folder absent"),
         (["model.weights=absent.pt"], "model.weights: there is no file absent.pt"),
+        (["dataset._target_=no.such"], "dataset._target_: cannot import no.such: No module named"),
         (["strategy=fedtrimmedavg", "strategy.trim=0.7"], "strategy.server: `beta` must be in"),
     ],
 )

@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 from conftest import TINY, metrics, summary
 
+import fedmed
 from fedmed.config import compose
 from fedmed.core.errors import FedmedError
 from fedmed.core.records import MetricRow
 from fedmed.experiment import data
 from fedmed.experiment.callbacks import Callback, Callbacks, Outcome
 from fedmed.federation.checkpoint import Checkpoint
+from fedmed.models import Arrays, arrays_sha256
 from fedmed.runs.directory import RunDirectory
 
 SMALL = (*TINY, "dataset.patients=60", "client.steps=1", "rounds=2")
@@ -38,7 +40,7 @@ class Diary(Callback):
         self.note(f"update {round_}")
         return [MetricRow(round_, "cost", -1, self.name, 1.0)]
 
-    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:
+    def on_round(self, round_: int, rows: Sequence[MetricRow], arrays: Arrays) -> None:
         self.note(f"round {round_}")
 
     def on_end(self, outcome: Outcome | None) -> None:
@@ -47,10 +49,10 @@ class Diary(Callback):
 
 def test_each_is_told_in_turn_and_adds_its_rows() -> None:
     seen: list[str] = []
-    both = Callbacks(Diary("a", seen), Diary("b", seen))
+    both = Callbacks(Diary("a", seen), Diary("b", seen), say=seen.append)
     with both.following([]):
         assert [row.metric for row in both.on_update(1)] == ["a", "b"]
-        both.on_round(1, [])
+        both.on_round(1, [], {})
     both.on_end(Outcome({}, pd.DataFrame()))
     what = ("start 0", "update 1", "round 1", "ended")
     assert seen == [f"{name} {one}" for one in what for name in "ab"]
@@ -60,10 +62,95 @@ def test_each_is_told_in_turn_and_adds_its_rows() -> None:
 @pytest.mark.parametrize("fails", ["start 0", "round 1"])
 def test_all_are_told_of_an_end_that_came_early(fails: str) -> None:
     seen: list[str] = []
-    both = Callbacks(Diary("a", seen, fails), Diary("b", seen))
+    both = Callbacks(Diary("a", seen, fails), Diary("b", seen), say=seen.append)
     with pytest.raises(FedmedError, match="a cannot go on"), both.following([]):
-        both.on_round(1, [])
+        both.on_round(1, [], {})
     assert seen[-3:] == [f"a {fails}", "a failed", "b failed"]
+
+
+def test_one_that_fails_at_the_end_is_told_and_the_others_see_it() -> None:
+    seen: list[str] = []
+    all_ = Callbacks(Diary("a", seen, "ended"), Diary("b", seen), say=seen.append)
+    all_.on_end(Outcome({}, pd.DataFrame()))
+    told = "Diary: failed at the end of the run: a cannot go on"
+    assert seen == ["a ended", told, "b ended"]
+
+
+def test_one_that_fails_at_the_end_hides_no_error_of_the_run() -> None:
+    seen: list[str] = []
+    both = Callbacks(Diary("a", seen, "failed"), Diary("b", seen), say=seen.append)
+    with pytest.raises(ValueError, match="the run's own"), both.following([]):
+        raise ValueError("the run's own")
+    assert seen[-1] == "b failed"
+
+
+class Keeper(Callback):
+    """Keeps what it is given, tries to change it, and fails at the end."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, Arrays] = {}
+        self.ended: list[Outcome | None] = []
+
+    def on_round(self, round_: int, rows: Sequence[MetricRow], arrays: Arrays) -> None:
+        self.kept[round_] = arrays
+        name, array = next(iter(arrays.items()))
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+        with pytest.raises(TypeError):
+            arrays[name] = array  # type: ignore[index]
+        assert isinstance(rows, tuple)
+        assert {row.round for row in rows} == {round_}
+
+    def on_end(self, outcome: Outcome | None) -> None:
+        self.ended.append(outcome)
+        raise RuntimeError("no more\nof this")
+
+
+def test_ones_own_see_each_rounds_weights_and_change_nothing(
+    launch: Callable[..., dict[str, Any]],
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plain = launch(*SMALL, folder=tmp_path / "plain")
+    one, other = Keeper(), Keeper()
+    asked = (*SMALL, f"store={store}")
+    folder = tmp_path / "own"
+    run = fedmed.train(*asked, folder=folder, callbacks=[one, other])
+    assert run.summary["model_sha256"] == plain["model_sha256"]
+    assert run.summary["run_id"] == plain["run_id"]
+    for keeper in (one, other):
+        assert list(keeper.kept) == [0, 1, 2]
+        assert arrays_sha256(keeper.kept[2]) == plain["model_sha256"]
+        hashes = {arrays_sha256(arrays) for arrays in keeper.kept.values()}
+        assert len(hashes) == 3  # of each round, and still what they were
+        (outcome,) = keeper.ended
+        assert outcome
+        assert outcome.summary["model_sha256"] == plain["model_sha256"]
+    said = [line for line in capsys.readouterr().out.splitlines() if "Keeper" in line]
+    assert len(said) == 2
+    assert "RuntimeError" in (folder / "run.log").read_text()
+    again = Keeper()
+    fedmed.train(*asked, folder=folder, callbacks=[again])  # recognised
+    assert not again.kept
+    assert not again.ended
+
+
+def test_an_error_of_ones_own_ends_the_run_which_goes_on(
+    launch: Callable[..., dict[str, Any]], store: Path, tmp_path: Path
+) -> None:
+    asked, folder = (*SMALL, f"store={store}"), tmp_path / "own"
+    seen: list[str] = []
+    with pytest.raises(FedmedError, match="a cannot go on"):
+        fedmed.train(*asked, folder=folder, callbacks=[Diary("a", seen, "round 1")])
+    assert seen[-1] == "a failed"
+    assert summary(folder)["status"] == "failed"
+    later: list[str] = []
+    fedmed.train(*asked, folder=folder, callbacks=[Diary("a", later)])
+    assert later[1:] == ["a update 2", "a round 2", "a ended"]
+    plain = launch(*SMALL, folder=tmp_path / "plain")
+    assert summary(folder)["model_sha256"] == plain["model_sha256"]
+    assert (metrics(folder)["metric"] == "a").sum() == 2  # its rows are recorded
 
 
 def test_a_metrics_file_that_cannot_be_written_ends_the_run(

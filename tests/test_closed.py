@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import flwr.proto
 import grpc
 import pytest
+from conftest import TINY
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.cli.build import build_fab_from_files
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
@@ -33,6 +34,7 @@ from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.superlink.main import create_app
+from hospitals import make_home
 
 from fedmed.core.errors import FedmedError
 from fedmed.deployment import proxy
@@ -109,8 +111,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
     """A server with one hospital whose key is registered and whose node is connected."""
     folder = tmp_path_factory.mktemp("closed") / "deployment"
     with Loopback(folder, folder) as federation:
+        make_home(federation.home(0).path, TINY, 0, federation.address, federation.authority)
         federation.register(0)
-        federation.start_node(0, folder)
+        federation.start_node(0)
         _wait_for(lambda: _nodes(federation)[0]["status"] == "online")
         yield federation
 

@@ -12,6 +12,9 @@ import pandas as pd
 import pytest
 from conftest import REAL
 
+import fedmed.data.card
+from fedmed.core.errors import DataError
+from fedmed.data.card import Card
 from fedmed.data.pixels import fit
 from fedmed.data.table import labels, validate
 from fedmed.datasets.nih import NIH
@@ -135,6 +138,33 @@ def test_nih_views_are_learnt(nih_root: Path, launch: Callable[..., dict[str, An
     )
     assert summary["test"]["macro_auroc"] >= 0.95
     assert summary["images"]["test"] == len((nih_root / "test_list.txt").read_text().split())
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("title: Mine\nfindings: [Mass]\n", r"images is missing \(6 such\)"),
+        (None, "is no card, or is not there"),
+        ("- Mass\n", "is no card"),
+        ("title: [\n", "is no card"),
+    ],
+)
+def test_a_card_that_is_not_whole_is_told_of(
+    written: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fedmed.data.card, "CARDS", tmp_path)
+    if written is not None:
+        (tmp_path / "mine.yaml").write_text(written)
+    with pytest.raises(DataError, match=rf"mine\.yaml: {said}"):
+        Card.load("mine")
+
+
+def test_a_card_has_no_other_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = (fedmed.data.card.CARDS / "phantom.yaml").read_text()
+    monkeypatch.setattr(fedmed.data.card, "CARDS", tmp_path)
+    (tmp_path / "mine.yaml").write_text(f"{whole}\nlicense: mine\n")
+    with pytest.raises(DataError, match=r"mine\.yaml: license is no field of a card"):
+        Card.load("mine")
 
 
 @pytest.mark.parametrize("size", [2, 3, 9, 10])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
+from safetensors.numpy import load_file
 
 from fedmed.datasets.phantom import Phantom
 from fedmed.privacy import Event, epsilon
@@ -178,4 +179,5 @@ def test_the_page_on_python_runs_from_top_to_bottom(store: Path, tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+    assert load_file(tmp_path / "best.safetensors")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from scipy import stats
 from fedmed.config import compose
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
-from fedmed.federation.checkpoint import load_strategy_state, strategy_state_dict
+from fedmed.federation.strategy_state import StrategyState
 from fedmed.federation.update_steps import decode
 from fedmed.flower import process, serialization
 from fedmed.models import from_record, to_record
@@ -86,7 +85,7 @@ def undone(dp: DPFedAvg, orders: Sequence[Message], sent: Iterable[Message]) -> 
 
 
 def step(dp: DPFedAvg) -> NoisyUpdate:
-    return NoisyUpdate(**asdict(dp.mechanism))
+    return NoisyUpdate(dp.mechanism)
 
 
 def release(
@@ -229,9 +228,9 @@ def test_a_resumed_run_goes_on_with_its_norm(tmp_path: Path) -> None:
     cut = federation()
     release(cut, updates, 1)
     release(cut, updates, 2)
-    serialization.save(strategy_state_dict(cut), tmp_path / "state")
+    serialization.save(StrategyState(cut).state_dict(), tmp_path / "state")
     resumed = federation()
-    load_strategy_state(resumed, serialization.load(tmp_path / "state"))
+    StrategyState(resumed).load_state_dict(serialization.load(tmp_path / "state"))
     assert resumed.clip_norm != 0.3
     for round_ in (3, 4):
         np.testing.assert_array_equal(flat(release(resumed, updates, round_)), steps[round_ - 1])

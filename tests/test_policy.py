@@ -356,3 +356,22 @@ def test_a_home_is_its_owners_alone_and_names_no_patient(server: Server) -> None
     table = pd.read_parquet(server.home.data / "table.parquet")
     told = (server.home.path / "lifetime.jsonl").read_text()
     assert not [patient for patient in table["patient"].unique() if patient in told]
+
+
+DEPLOYED = ("runner=deployment", "runner.data=/srv", "runner.clients=2")
+PLAIN = tuple(one for one in TINY if not one.startswith("runner."))
+
+
+def test_noise_that_the_server_can_draw_is_refused_between_hospitals() -> None:
+    private = ("privacy=dpsgd", "privacy.noise_multiplier=1")
+    for noisy, key in (
+        (private, "privacy.secure_noise"),
+        (("strategy=dp_fedavg_local",), "strategy.secure_noise"),
+        (("strategy=dp_fedavg", "strategy.noise=distributed"), "strategy.secure_noise"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{key}: under runner=deployment"):
+            compose([*PLAIN, *DEPLOYED, *noisy], build=False)
+        assert compose([*PLAIN, *DEPLOYED, *noisy, f"{key}=true"], build=False)
+        assert compose([*PLAIN, *DEPLOYED, *noisy, "runner.seeded_noise=true"], build=False)
+        assert compose([*PLAIN, *noisy])  # a simulation is no secret to anybody
+    assert compose([*PLAIN, *DEPLOYED, "strategy=dp_fedavg"], build=False)  # the server's own

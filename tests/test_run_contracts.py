@@ -34,7 +34,7 @@ from fedmed.federation.messages import RAISED, RunContext, TaskSpec
 from fedmed.federation.protocol import Participants, training_rows
 from fedmed.flower import process
 from fedmed.flower.node_config import simulated
-from fedmed.models import from_record, to_record
+from fedmed.models import Arrays, from_record, to_record
 from fedmed.privacy import Event, Ledger
 from fedmed.protocols.averaging import Averaging
 from fedmed.runs.console import Console
@@ -282,7 +282,7 @@ class Appended(callbacks.Callback):
     def on_start(self, rows: Sequence[MetricRow]) -> None:
         self.write(row.round for row in rows)
 
-    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:
+    def on_round(self, round_: int, rows: Sequence[MetricRow], arrays: Arrays) -> None:
         self.write([round_])
 
     def write(self, rounds: Any) -> None:
@@ -293,7 +293,7 @@ class Appended(callbacks.Callback):
 class Drawing(callbacks.Callback):
     """Draws from the generator that a strategy draws from."""
 
-    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:
+    def on_round(self, round_: int, rows: Sequence[MetricRow], arrays: Arrays) -> None:
         np.random.random()
 
 

@@ -7,10 +7,10 @@ from typing import Any, get_type_hints
 
 from hydra.utils import get_object
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-from fedmed.config.messages import UNKNOWN, first_line, lower, near, source
-from fedmed.config.schema import Component, Config, Task
+from fedmed.config.messages import UNKNOWN, import_failure, lower, near, source
+from fedmed.config.schema import Component, Config, Custom, Task
 from fedmed.core.errors import ConfigError, OutOfMemory, starved
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -18,15 +18,18 @@ NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 
 def within(task: Task) -> Iterator[tuple[str, Component]]:
     """Yield every component of a task with its key, those within another one first."""
-    top = {
+    top: dict[str, Component | None] = {
         "dataset": task.dataset,
         "partition": task.partition,
         "protocol": task.protocol,
         "strategy.server": task.strategy.server,
         **_numbered("strategy.local", task.strategy.local),
         "model.network": task.model.network,
-        "anchor": task.anchor if isinstance(task, Config) else None,
     }
+    if isinstance(task, Config):
+        top["anchor"] = task.anchor
+        if isinstance(task.runner, Custom):
+            top["runner.engine"] = task.runner.engine
     for path, component in top.items():
         if component:
             yield from _inner(path, component.arguments)
@@ -63,7 +66,9 @@ def check(path: str, target: str, arguments: Mapping[str, Any], raw: dict[str, A
     except Exception as error:
         if starved(error):
             raise OutOfMemory from None
-        raise ConfigError(f"{path}._target_: {first_line(error)}") from None
+        raise ConfigError(
+            f"{path}._target_: cannot import {target}: {import_failure(error)}"
+        ) from None
     takes, open_ended = _taken(called, arguments)
     for name, value in arguments.items():
         key = source(f"{path}.{name}", raw)
@@ -123,7 +128,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 def _check_value(key: str, value: Any, hint: Any) -> None:
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
+    except (PydanticUserError, PydanticUndefinedAnnotation):  # of a type that is none of its own
         return
     try:
         adapter.validate_python(value)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from fedmed.config import checks, components, effects, identity
 from fedmed.config.messages import explain, first_line, problems
-from fedmed.config.schema import DPSGD, Component, Config, Custom, Deployment, Local
+from fedmed.config.schema import DPSGD, Component, Config, Deployment, Local
 from fedmed.core.errors import ConfigError
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -60,8 +60,7 @@ def parse(config: DictConfig, build: bool = True) -> Config:
     effects.check(parsed, raw)
     elsewhere = isinstance(parsed.runner, Deployment)
     quick = _QUICK if elsewhere else (*_QUICK, *_HERE)
-    own = [("runner.engine", parsed.runner.engine)] if isinstance(parsed.runner, Custom) else []
-    for path, component in (*components.within(parsed), *own):
+    for path, component in components.within(parsed):
         components.check(path, component.target, component.arguments, raw)
         _check_name(path, component.target)
         if build and path.partition("[")[0] in quick:
@@ -140,9 +139,11 @@ def _check_noise(config: Config) -> None:
     runner, privacy = config.runner, config.privacy
     if not isinstance(runner, Deployment) or runner.seeded_noise:
         return
+    own = config.strategy.server.arguments
+    at_clients = own.get("noise", "central") != "central"
     for key, seeded in {
         "privacy.secure_noise": isinstance(privacy, DPSGD) and not privacy.secure_noise,
-        "strategy.secure_noise": (config.strategy.model_extra or {}).get("secure_noise") is False,
+        "strategy.secure_noise": at_clients and own.get("secure_noise") is False,
     }.items():
         if seeded:
             raise ConfigError(

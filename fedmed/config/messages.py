@@ -1,5 +1,6 @@
 """What is wrong with a configuration, in the one line that names the key the user typed."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -10,6 +11,10 @@ import yaml
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
+
+from fedmed.core.errors import FedmedError
+
+logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it logs of a target is told
 
 UNKNOWN = "unknown key"
 #: What is wrong with a key and not with its value, by pydantic's type of it.
@@ -105,6 +110,14 @@ def first_line(error: Exception) -> str:
     """Return the first line of what an error says, or its type."""
     lines = str(error or error.__cause__).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def import_failure(error: Exception) -> str:
+    """Return in a line why Hydra cannot import a target, which takes Hydra three and a log."""
+    cause = error.__cause__ or error
+    said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    told = isinstance(cause, ImportError | FedmedError | SyntaxError)
+    return said if told else f"{type(cause).__name__}: {said}"
 
 
 def _options(group: Path) -> list[Path]:

@@ -41,6 +41,10 @@ class Component(BaseModel):
         """Call the target with its arguments and ``more``."""
         return get_object(self.target)(**self.arguments, **more)
 
+    def has(self, name: str) -> bool:
+        """Return whether the class that is named has an attribute, without building it."""
+        return hasattr(get_object(self.target), name)
+
 
 class Model(_Frozen):
     """The network, and the file its weights start from (random when None)."""

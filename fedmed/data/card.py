@@ -1,11 +1,13 @@
 """What is told of a dataset before it is there; needs nothing that reads one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
-from yaml import safe_load
+from yaml import YAMLError, safe_load
+
+from fedmed.core.errors import DataError
 
 CARDS = Path(__file__).parent.parent / "datasets" / "cards"
 
@@ -42,8 +44,22 @@ class Card:
 
         Args:
             name: of its file in ``datasets/cards``, which is its name in the configuration too.
+
+        Raises:
+            DataError: if there is no such file, or it lacks a field, or has one that no card has.
         """
-        told = safe_load((CARDS / f"{name}.yaml").read_text(encoding="utf-8"))
+        path = CARDS / f"{name}.yaml"
+        try:
+            told = dict(safe_load(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, YAMLError):
+            raise DataError(f"{path}: is no card, or is not there") from None
+        takes = {one.name: one.default is MISSING is one.default_factory for one in fields(cls)}
+        for what, names in (
+            ("is missing", [key for key, needed in takes.items() if needed and key not in told]),
+            ("is no field of a card", [key for key in told if key not in takes]),
+        ):
+            if names:
+                raise DataError(f"{path}: {names[0]} {what} ({len(names)} such)")
         lists = {key: tuple(told.get(key, ())) for key in ("findings", "overlaps")}
         return cls(**told | lists)
 

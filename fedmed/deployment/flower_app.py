@@ -21,6 +21,12 @@ overrides = ""
 README = "No code travels: each machine runs the fedmed that is installed there.\n"
 
 
+def app_files() -> dict[str, bytes]:
+    """Return the files of the app, by path."""
+    project = PROJECT.format(version=version("fedmed"))
+    return {"pyproject.toml": project.encode(), "README.md": README.encode()}
+
+
 def write_app(folder: Path) -> Path:
     """Write the folder that ``flwr run`` takes, and return it.
 
@@ -28,6 +34,6 @@ def write_app(folder: Path) -> Path:
         folder: made if absent; its files are written anew, since ``flwr run`` changes them.
     """
     folder.mkdir(exist_ok=True)
-    (folder / "pyproject.toml").write_text(PROJECT.format(version=version("fedmed")))
-    (folder / "README.md").write_text(README)
+    for name, content in app_files().items():
+        (folder / name).write_bytes(content)
     return folder

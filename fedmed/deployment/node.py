@@ -1,4 +1,4 @@
-"""A hospital's node: how Flower's SuperNode is started on a home, and by nothing else."""
+"""A hospital's node: how a SuperNode is started on a home."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from fedmed.core.errors import FedmedError
 from fedmed.deployment.agreement import fingerprint
 from fedmed.deployment.home import Home
-from fedmed.deployment.processes import QUIET, tool
+from fedmed.deployment.processes import QUIET
 from fedmed.flower.node_config import CLIENT, DEVICE, HOME, RECORD_KEY
 
 
@@ -47,7 +47,7 @@ def command(
     told |= {RECORD_KEY: str(home.record_key.absolute())}
     told |= {DEVICE: device} if device else {}
     return [
-        tool("flower-supernode"),
+        *(sys.executable, "-m", "fedmed.deployment.supernode"),
         *("--superlink", superlink or policy.superlink),
         *("--root-certificates", str(home.authority)),
         *("--auth-supernode-private-key", str(home.node_key)),

@@ -5,6 +5,7 @@ One of another package needs no line: ``fedmed evaluate`` takes its import path.
 
 from hydra.utils import get_object
 
+from fedmed.config.messages import import_failure
 from fedmed.core.errors import FedmedError
 from fedmed.runs.evaluations import Evaluation
 
@@ -29,7 +30,7 @@ def find(name: str) -> Evaluation:
     try:
         kind = get_object(EVALUATIONS.get(name, name))
     except Exception as error:  # whatever an import may raise
-        raise FedmedError(f"{name}: cannot be imported: {str(error).splitlines()[0]}") from None
+        raise FedmedError(f"{name}: cannot be imported: {import_failure(error)}") from None
     if not (isinstance(kind, type) and issubclass(kind, Evaluation)):
         raise FedmedError(f"{name}: is no class over fedmed.runs.evaluations.Evaluation")
     return kind()

@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedmed import models
 from fedmed.client.context import device
-from fedmed.config import DPSGD, Config, wire
+from fedmed.config import DPSGD, Component, Config, wire
 from fedmed.core.errors import ConfigError
 from fedmed.core.seeding import fingerprint
 from fedmed.engines.deployment import Hospitals
@@ -25,6 +25,7 @@ from fedmed.federation.replies import TRAINED, VALIDATED, Terms
 from fedmed.federation.rounds import Federation
 from fedmed.federation.update_steps import UpdateStep, local_of
 from fedmed.models import Arrays
+from fedmed.privacy.events import private
 from fedmed.privacy.plan import PrivacyPlan
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
@@ -36,17 +37,34 @@ def built(config: Config) -> tuple[Strategy, Arrays]:
 
     Raises:
         ConfigError: if there is no such device, no key for wandb, no parameter that a pattern of
-            ``strategy.state`` names, or the network cannot be trained privately: all before
-            anything has taken time.
+            ``strategy.state`` names, a strategy that clients cannot ask what it does, or the
+            network cannot be trained privately: all before anything has taken time.
     """
     device(config.runner.device)
     check_key(config.tracking)
     strategy: Strategy = config.strategy.server.build()
+    _check_said(config.strategy.server, strategy)
+    local_of(config.strategy)
     network = models.build(config.model, config.seed, config.norm)
     if isinstance(config.privacy, DPSGD):
         models.check_private(network)
     shared = models.shared_names(network, config.strategy.state)
     return strategy, {k: v for k, v in models.arrays_of(network).items() if k in shared}
+
+
+def _check_said(server: Component, strategy: Strategy) -> None:
+    """Refuse a strategy whose class does not show what clients must know of it.
+
+    Raises:
+        ConfigError: if it is private and does not say all of it, or is not named by its class.
+    """
+    private(strategy)
+    for name in ("privacy_events", "update_steps"):
+        if hasattr(strategy, name) and not server.has(name):
+            raise ConfigError(
+                f"strategy.server: what {server.target} makes has {name}; name its class, which "
+                "clients can ask for it too"
+            )
 
 
 def run_context(config: Config) -> RunContext:

@@ -1,23 +1,30 @@
 """Who follows a run: its files, the terminal, the log, wandb, and the privacy that is spent.
 
-None of them knows of another, and none changes the result. An error of :class:`MetricsFile` ends
-the run, whose metrics would be lost; one of wandb's ends the mirror alone (see ``runs.tracking``).
+None of them knows of another, and none changes the result. An error during the rounds ends the
+run, which goes on from its checkpoint when it is asked again: of :class:`MetricsFile`, whose
+metrics would be lost, and of a user's own; one of wandb's ends the mirror alone (see
+``runs.tracking``). An error at the end is told, and changes nothing that the run has left.
 """
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from fedmed.config import Config
+from fedmed.config.messages import first_line
 from fedmed.core.records import POOLED, MetricRow
 from fedmed.experiment.accounts import Accounts
 from fedmed.experiment.data import Data
 from fedmed.experiment.recording import Recorder
+from fedmed.models import Arrays
 from fedmed.privacy import Ledger
 from fedmed.runs.console import Console
 from fedmed.runs.directory import RunDirectory
@@ -40,7 +47,13 @@ class Outcome:
 
 
 class Callback:
-    """What happens beside the rounds; one overrides what it needs."""
+    """What happens beside the rounds, at the server; one overrides what it needs.
+
+    It sees what the server sees, which may be more than a run may show. It is handed nothing by
+    which it could change the run, and how many rounds there are is part of what the run is. An
+    error in any of these but :meth:`on_end` ends the run, which goes on after its last checkpoint
+    when it is asked again.
+    """
 
     def on_start(self, rows: Sequence[MetricRow]) -> None:
         """See what is known before the first round to come.
@@ -50,17 +63,27 @@ class Callback:
         """
 
     def on_update(self, round_: int) -> list[MetricRow]:
-        """Return what is to be recorded of a round whose aggregate stands.
+        """Return what is to be recorded of a round whose aggregate stands; rounds count from 1.
 
         The rows go into its checkpoint, and from there wherever the round's metrics go.
         """
         return []
 
-    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:
-        """See a round's metrics, once its checkpoint is on the disk; 0 is before the first."""
+    def on_round(self, round_: int, rows: Sequence[MetricRow], arrays: Arrays) -> None:
+        """See a round, once its checkpoint is on the disk.
+
+        Args:
+            round_: the round; 0 is the evaluation before the first.
+            rows: its metrics, as in ``metrics.csv``.
+            arrays: the global arrays after it (weights and norm statistics), by the network's own
+                names; read-only, and never changed later. What stays with clients is not there.
+        """
 
     def on_end(self, outcome: Outcome | None) -> None:
-        """See what came of the run, None where it was cut off or failed."""
+        """See what came of the run, None where it was cut off or failed.
+
+        An error here is logged and told; the others are called all the same.
+        """
 
 
 class Callbacks(Callback):
@@ -68,10 +91,11 @@ class Callbacks(Callback):
 
     Args:
         callbacks: called in this order; the result does not depend on it.
+        say: told, in a line, of one that fails at the end.
     """
 
-    def __init__(self, *callbacks: Callback) -> None:
-        self._callbacks = callbacks
+    def __init__(self, *callbacks: Callback, say: Callable[[str], None]) -> None:
+        self._callbacks, self._say = callbacks, say
 
     @contextmanager
     def following(self, rows: Sequence[MetricRow]) -> Iterator["Callbacks"]:
@@ -88,19 +112,37 @@ class Callbacks(Callback):
             raise
 
     def on_start(self, rows: Sequence[MetricRow]) -> None:  # noqa: D102
+        known = tuple(rows)  # nobody's to add to: the checkpoint has the same
         for callback in self._callbacks:
-            callback.on_start(rows)
+            callback.on_start(known)
 
     def on_update(self, round_: int) -> list[MetricRow]:  # noqa: D102
         return [row for callback in self._callbacks for row in callback.on_update(round_)]
 
-    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:  # noqa: D102
+    def on_round(  # noqa: D102
+        self, round_: int, rows: Sequence[MetricRow], arrays: Arrays
+    ) -> None:
+        known, seen = tuple(rows), _read_only(arrays)
         for callback in self._callbacks:
-            callback.on_round(round_, rows)
+            callback.on_round(round_, known, seen)
 
     def on_end(self, outcome: Outcome | None) -> None:  # noqa: D102
         for callback in self._callbacks:
-            callback.on_end(outcome)
+            try:
+                callback.on_end(outcome)
+            except Exception as error:  # of whatever kind: the run has ended, and how stands
+                name = type(callback).__name__
+                log.exception("%s: failed at the end of the run", name)
+                self._say(f"{name}: failed at the end of the run: {first_line(error)}")
+
+
+def _read_only(arrays: Arrays) -> Arrays:
+    """Return views that cannot be written to: the arrays themselves are the next round's."""
+    views: dict[str, NDArray[np.float32]] = {}
+    for name, array in arrays.items():
+        views[name] = array.view()
+        views[name].flags.writeable = False
+    return MappingProxyType(views)
 
 
 class MetricsFile(Callback):
@@ -113,9 +155,14 @@ class MetricsFile(Callback):
     def on_start(self, rows: Sequence[MetricRow]) -> None:
         """Write what the checkpoint holds: the file may be a round behind it."""
         if rows:
-            self.on_round(rows[-1].round, rows)
+            self._write(rows)
 
-    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:  # noqa: D102
+    def on_round(  # noqa: D102
+        self, round_: int, rows: Sequence[MetricRow], arrays: Arrays
+    ) -> None:
+        self._write(rows)
+
+    def _write(self, rows: Sequence[MetricRow]) -> None:
         self._rows.extend(rows)
         self._run_dir.write_metrics(self._rows)
 
@@ -150,7 +197,9 @@ class Heads(Callback):
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
-    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:  # noqa: D102
+    def on_round(  # noqa: D102
+        self, round_: int, rows: Sequence[MetricRow], arrays: Arrays
+    ) -> None:
         self._recorder.publish(round_)
 
 
@@ -180,7 +229,9 @@ class Terminal(Callback):
         for caveat in self._caveats:
             self._console.say(caveat, "red")
 
-    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:  # noqa: D102
+    def on_round(  # noqa: D102
+        self, round_: int, rows: Sequence[MetricRow], arrays: Arrays
+    ) -> None:
         self._console.round(round_, self._rounds, rows, time.perf_counter() - self._began)
 
     def on_end(self, outcome: Outcome | None) -> None:  # noqa: D102
@@ -191,7 +242,9 @@ class Terminal(Callback):
 class Log(Callback):
     """Leaves a line a round in ``run.log``, of what is of no one client."""
 
-    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:  # noqa: D102
+    def on_round(  # noqa: D102
+        self, round_: int, rows: Sequence[MetricRow], arrays: Arrays
+    ) -> None:
         log.info("round %d: %s", round_, [tuple(row[2:]) for row in rows if row.client < 0])
 
 
@@ -215,7 +268,9 @@ class Mirror(Callback):
         self._tracker.log_federation(self._data.clients, self._run_dir.picture)
         self._tracker.replay(rows)
 
-    def on_round(self, round_: int, rows: Sequence[MetricRow]) -> None:  # noqa: D102
+    def on_round(  # noqa: D102
+        self, round_: int, rows: Sequence[MetricRow], arrays: Arrays
+    ) -> None:
         if self._tracker:
             self._tracker.log_round(round_, rows)
 
@@ -235,6 +290,7 @@ def callbacks_of(
     run_dir: RunDirectory,
     console: Console,
     began: float,
+    own: Sequence[Callback],
 ) -> Callbacks:
     """Return all who follow a run.
 
@@ -246,6 +302,7 @@ def callbacks_of(
         run_dir: whose files are written, and mirrored.
         console: where progress is shown.
         began: when the run did, by ``time.perf_counter``.
+        own: the user's.
     """
     return Callbacks(
         MetricsFile(run_dir),
@@ -253,6 +310,8 @@ def callbacks_of(
         Heads(recorder),
         Log(),
         Mirror(config, data, run_dir, console),
+        *own,
         # the last, so that the result is what remains on the screen
         Terminal(console, config.rounds, accounts.plan.caveats, run_dir, began),
+        say=console.warn,
     )

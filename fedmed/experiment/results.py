@@ -1,5 +1,6 @@
 """What a run leaves when its last round is done: the model, its predictions, scores and summary."""
 
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -56,7 +57,8 @@ def conclude(
     clients = with_scores(data, state.metrics, state.round, by_site)
     run_dir.write_csv(clients, "clients.csv")
     summary = summarise(config, data, state, test, clients, accounts.ledger.statement(), setup)
-    summary = begun | summary | {"files": run_dir.digests()}
+    summary |= {"disclosure": asdict(accounts.plan.disclosure), "files": run_dir.digests()}
+    summary = begun | summary
     run_dir.write_summary(summary)
     return Outcome(summary, clients)
 

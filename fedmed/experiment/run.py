@@ -14,7 +14,7 @@ from fedmed.engines.deployment import Hospitals, connect
 from fedmed.engines.local import workers
 from fedmed.experiment.accounts import open_accounts
 from fedmed.experiment.assembly import built, opened_federation, run_context
-from fedmed.experiment.callbacks import callbacks_of
+from fedmed.experiment.callbacks import Callback, callbacks_of
 from fedmed.experiment.data import Data, prepare, review, save
 from fedmed.experiment.recording import Recorder
 from fedmed.experiment.remote_data import connected
@@ -26,7 +26,11 @@ from fedmed.runs.directory import RunDirectory
 
 
 def run(
-    overrides: Sequence[str], folder: Path, console: Console, grid: Grid | None = None
+    overrides: Sequence[str],
+    folder: Path,
+    console: Console,
+    grid: Grid | None = None,
+    own: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Run an experiment, or go on with it, or recognise that it is done.
 
@@ -35,6 +39,7 @@ def run(
         folder: the run directory.
         console: where progress is shown.
         grid: Flower's, where Flower has started the run; else the runner makes its own.
+        own: the user's callbacks; a run that is done already calls none.
 
     Returns:
         The content of ``summary.json``.
@@ -61,7 +66,7 @@ def run(
             plan = privacy_plan(config, strategy, data)
             accounts = open_accounts(config, plan, data, state, run_dir)
             recorder = Recorder(config, data, accounts.ledger, run_dir, console.warn)
-            callbacks = callbacks_of(config, data, accounts, recorder, run_dir, console, began)
+            callbacks = callbacks_of(config, data, accounts, recorder, run_dir, console, began, own)
             with (
                 callbacks.following(state.metrics),
                 opened_federation(

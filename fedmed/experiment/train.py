@@ -1,19 +1,25 @@
 """A run from Python: what ``fedmed run`` does, and what it leaves, as a :class:`Run`."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from fedmed import config as cfg
 from fedmed.core.errors import OutOfMemory, readable, starved
 from fedmed.core.texts import LogFormatter
+from fedmed.experiment.callbacks import Callback
 from fedmed.experiment.run import run
 from fedmed.runs.console import Console
 from fedmed.runs.run import Run
 
 
-def train(*overrides: str, folder: str | Path | None = None, **keys: str | float | None) -> Run:
+def train(
+    *overrides: str,
+    folder: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    **keys: str | float | None,
+) -> Run:
     """Train a federation as ``fedmed run`` does, and return what it has left.
 
     The run is the command's to the bit, with its directory and its id: one that was cut off goes
@@ -23,6 +29,8 @@ def train(*overrides: str, folder: str | Path | None = None, **keys: str | float
     Args:
         overrides: as after ``fedmed run``: ``"+experiment=quickstart"``, ``"client.lr=0.1"``.
         folder: the run directory; None for the command's, ``runs/RUN_ID`` below this folder.
+        callbacks: your own, called beside the run's; they change neither its result nor its id,
+            and a run that is finished already calls none.
         keys: overrides of keys and groups without a dot: ``seed=1``, ``strategy="fedprox"``.
 
     Returns:
@@ -36,7 +44,7 @@ def train(*overrides: str, folder: str | Path | None = None, **keys: str | float
     where = Path(cfg.settings(asked).run.dir if folder is None else folder)
     with readable(where), _logged(where), Console() as console:
         try:
-            run(asked, where, console)
+            run(asked, where, console, own=callbacks)
         except Exception as error:
             if starved(error):
                 raise OutOfMemory from None

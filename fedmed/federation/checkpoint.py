@@ -1,11 +1,8 @@
 """The checkpoint: all that a round leaves for the next, in one file replaced in one step."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
-from flwr.serverapp.strategy import Strategy
 
 from fedmed.core.files import damaged
 from fedmed.core.records import MetricRow
@@ -61,29 +58,3 @@ class Checkpoint:
             raise damaged(path, "it is no checkpoint of this version")
         rows = [MetricRow(*row) for row in kept.pop("metrics")]
         return cls(**kept, metrics=rows)
-
-
-def strategy_state_dict(strategy: Strategy) -> dict[str, Any]:
-    """Return a strategy's attributes, as a tree, but for those that its configuration makes anew.
-
-    These are its functions and its frozen dataclasses: no round can change them.
-    """
-    return {
-        name: strategy_state_dict(value) if isinstance(value, Strategy) else value
-        for name, value in vars(strategy).items()
-        if isinstance(value, Strategy) or not (callable(value) or _frozen(value))
-    }
-
-
-def _frozen(value: object) -> bool:
-    return is_dataclass(value) and bool(getattr(value, "__dataclass_params__").frozen)  # noqa: B009
-
-
-def load_strategy_state(strategy: Strategy, attributes: Mapping[str, Any]) -> None:
-    """Set a strategy's attributes to what :func:`strategy_state_dict` returned, in place."""
-    for name, value in attributes.items():
-        own = getattr(strategy, name)
-        if isinstance(own, Strategy):
-            load_strategy_state(own, value)
-        else:
-            setattr(strategy, name, value)

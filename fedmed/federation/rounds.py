@@ -18,20 +18,17 @@ from fedmed.core.records import POOLED, MetricRow
 from fedmed.evaluation import metrics
 from fedmed.evaluation.metrics import Floats
 from fedmed.federation.asked import Asked
-from fedmed.federation.checkpoint import (
-    Checkpoint,
-    load_strategy_state,
-    strategy_state_dict,
-)
+from fedmed.federation.checkpoint import Checkpoint
 from fedmed.federation.protocol import Participants, Protocol
 from fedmed.federation.reply_filter import unlike
+from fedmed.federation.strategy_state import StrategyState
 from fedmed.federation.validation import validate
-from fedmed.models import from_record, to_record
+from fedmed.models import Arrays, from_record, to_record
 
 log = logging.getLogger(__name__)
 
 OnUpdate = Callable[[int], Sequence[MetricRow]]
-OnRound = Callable[[int, Sequence[MetricRow]], None]
+OnRound = Callable[[int, Sequence[MetricRow], Arrays], None]
 
 
 class Record(typing.Protocol):
@@ -73,6 +70,9 @@ class Federation:
     record: Record
     checkpoint: Path
 
+    def __post_init__(self) -> None:
+        self._remembered = StrategyState(self.participants.strategy)
+
     def run(
         self, state: Checkpoint, on_update: OnUpdate, on_round: OnRound
     ) -> tuple[Checkpoint, Floats | None]:
@@ -82,7 +82,8 @@ class Federation:
             state: where the run stands.
             on_update: called with each round whose aggregate stands; returns what else is to be
                 recorded of it.
-            on_round: called with each round and its metrics; 0 is the evaluation before the first.
+            on_round: called with each round, its metrics and the global arrays after it; 0 is the
+                evaluation before the first.
 
         Returns:
             The last state and the probabilities of the test images, N×T; None where parameters stay
@@ -97,12 +98,12 @@ class Federation:
         clients.check()
         clients.exchange.resume(state.bytes_down, state.bytes_up, state.clients)
         if state.round:
-            load_strategy_state(clients.strategy, state.strategy)
+            self._remembered.load_state_dict(state.strategy)
             self.record.resume(state)
         else:
             state = replace(state, metrics=self._test(0, to_record(state.arrays))[0])
             self.record.begin(state)
-            on_round(0, state.metrics)
+            on_round(0, state.metrics, state.arrays)
         scores = None
         for round_ in range(state.round + 1, config.rounds + 1):
             if clients.budget.exhausted(round_):
@@ -110,7 +111,7 @@ class Federation:
                 break
             done = len(state.metrics)
             state, scores = self._round(round_, state, on_update)
-            on_round(round_, state.metrics[done:])
+            on_round(round_, state.metrics[done:], state.arrays)
         if scores is None:  # cut off between the last checkpoint and the end
             scores = self._scores(to_record(state.arrays))
         return state, scores
@@ -134,7 +135,7 @@ class Federation:
             data=state.data,
             arrays=from_record(arrays),
             round=round_,
-            strategy=strategy_state_dict(clients.strategy),
+            strategy=self._remembered.state_dict(),
             clients=exchange.states.rounds(),
             metrics=state.metrics + rows,
             bytes_down=exchange.bytes_down,

@@ -7,6 +7,7 @@ them in reverse, reply by reply, before it aggregates.
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
+from typing import Protocol, cast
 
 from flwr.app import RecordDict
 
@@ -71,11 +72,33 @@ class SharedArrays(UpdateStep):
         content[ARRAYS] = record_of(shared)
 
 
+class Stepping(Protocol):
+    """A strategy that relies on what clients do to their updates, and so says it itself.
+
+    Server and clients each build it, from the same arguments, and ask: no key can have a client do
+    something else than what the server accounts for.
+    """
+
+    def update_steps(self, others: Sequence[UpdateStep]) -> list[UpdateStep]:
+        """Return all steps, in the order in which clients take them.
+
+        Args:
+            others: those that ``strategy.local`` names, which belong among them.
+
+        Raises:
+            ConfigError: if they do not go with the strategy's own.
+        """
+
+
 def local_of(strategy: Strategy) -> tuple[LocalHooks, list[UpdateStep]]:
-    """Return what a strategy changes in local training, and the steps that it names, in order.
+    """Return what a strategy changes in local training, and its steps, in order.
+
+    These are the steps that ``strategy.local`` names, and those of the strategy's class, if it has
+    any (:class:`Stepping`).
 
     Raises:
-        ConfigError: if ``strategy.local`` names something else, or several hooks.
+        ConfigError: if ``strategy.local`` names something else, several hooks, or steps that do not
+            go with the strategy's own.
     """
     hooks, steps = [], []
     for component in strategy.locals:
@@ -88,6 +111,8 @@ def local_of(strategy: Strategy) -> tuple[LocalHooks, list[UpdateStep]]:
             steps.append(built)
     if len(hooks) > 1:
         raise ConfigError(f"strategy.local: takes one LocalHooks, got {len(hooks)}")
+    if strategy.server.has("update_steps"):
+        steps = cast(Stepping, strategy.server.build()).update_steps(steps)
     return (hooks[0] if hooks else LocalHooks()), steps
 
 

@@ -1,9 +1,14 @@
 """A noisy release, and who makes one."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from fedmed.config import Component
+from fedmed.core.errors import ConfigError
 from fedmed.core.units import Relation, named
+
+if TYPE_CHECKING:
+    from flwr.serverapp.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,19 @@ class PrivateStrategy(Protocol):
     Attributes:
         delta: of (ε, δ).
         secure_noise: whether its noise comes from the operating system.
+        secret_cohort: whether the guarantee rests on nobody but the server knowing who joined a
+            round: then nothing is shown that tells how many did.
     """
 
     delta: float
-    secure_noise: bool
+
+    @property
+    def secure_noise(self) -> bool:  # noqa: D102 (a property, so that a class may compute it)
+        ...
+
+    @property
+    def secret_cohort(self) -> bool:  # noqa: D102
+        ...
 
     @property
     def assumptions(self) -> tuple[str, ...]:
@@ -68,3 +82,33 @@ class PrivateStrategy(Protocol):
 
     def privacy_events(self, server_round: int) -> list[Event]:
         """Return what ``aggregate_train`` releases in a round that has been configured."""
+
+
+#: By which a private strategy is known, and what it has beside.
+_SIGN, _SAYS = "privacy_events", ("assumptions", "delta", "secret_cohort", "secure_noise")
+
+
+def private(strategy: "Strategy") -> PrivateStrategy | None:
+    """Return a strategy as a private one, None if its aggregate is no private release.
+
+    Raises:
+        ConfigError: if it has ``privacy_events``, and not all else that :class:`PrivateStrategy`
+            names: its releases would be accounted for by guesses.
+    """
+    if not hasattr(strategy, _SIGN):
+        return None
+    if lacking := [name for name in _SAYS if not hasattr(strategy, name)]:
+        raise ConfigError(
+            f"strategy.server: {type(strategy).__name__} has {_SIGN} and no {', '.join(lacking)}; "
+            "fedmed.privacy.PrivateStrategy names all that a private strategy says of itself"
+        )
+    assert isinstance(strategy, PrivateStrategy)
+    return strategy
+
+
+def private_of(server: Component) -> PrivateStrategy | None:
+    """Return the private strategy that a configuration names (``strategy.server``), if it is one.
+
+    Any other is not built: it may need what only the server has. Raises as :func:`private` does.
+    """
+    return private(server.build()) if server.has(_SIGN) else None

@@ -20,7 +20,7 @@ from fedmed.data.table import Dataset
 from fedmed.privacy.assumptions import assumptions, caveats
 from fedmed.privacy.budget import planned
 from fedmed.privacy.disclosure import Disclosure
-from fedmed.privacy.events import Event, PrivateStrategy
+from fedmed.privacy.events import Event, PrivateStrategy, private
 from fedmed.privacy.pixel_release import pixel_assumptions, pixel_releases
 
 CLIENT = "client"  # the unit of a private aggregate
@@ -98,9 +98,12 @@ def privacy_plan(config: Config, strategy: Strategy, data: Population) -> Privac
         config: of the run.
         strategy: of the run, as it was built.
         data: as they were divided and decoded.
+
+    Raises:
+        ConfigError: if the strategy does not say all that a private one has to.
     """
     training = config.privacy if isinstance(config.privacy, DPSGD) else None
-    aggregate = strategy if isinstance(strategy, PrivateStrategy) else None
+    aggregate = private(strategy)
     sizes = data.units(config.unit)
     released: list[Event] = []
     said: tuple[str, ...] = ()
@@ -122,7 +125,7 @@ def privacy_plan(config: Config, strategy: Strategy, data: Population) -> Privac
         training=tuple(planned(config, sizes)) if training else (),
         limit=_limit(training),
         aggregate=aggregate,
-        repeatable=_repeatable(config, training),
+        repeatable=not any(one.secure_noise for one in (training, aggregate) if one),
         assumptions=(*said, *assumptions(config, training, aggregate)),
         disclosure=Disclosure.of(config),
     )
@@ -132,9 +135,3 @@ def _limit(training: DPSGD | None) -> float:
     if training is None or training.epsilon is None or training.noise_for == "epochs":
         return math.inf
     return training.epsilon
-
-
-def _repeatable(config: Config, training: DPSGD | None) -> bool:
-    """Say whether all that is random comes from the seed."""
-    own = (config.strategy.model_extra or {}).get("secure_noise", False)
-    return not (own or (training and training.secure_noise))

@@ -96,7 +96,7 @@ def partition(run: Run) -> dict[str, Any]:
     """Return who has what, by client; only why not where the clients do not tell."""
     clients = pd.read_csv(RunDirectory(run.folder).check("clients.csv"))
     targets = [target for target in run.resolved["dataset"]["targets"] if target in clients]
-    if not (Disclosure.read(run.resolved).counts and targets):
+    if not (Disclosure.recorded(run.summary).counts and targets):
         return {"withheld": "who has how many of what does not leave the clients"}
     measured = run.summary["partition"]
     return {
@@ -172,7 +172,7 @@ def _cost(run: Run, target: float | None) -> dict[str, Any]:
         "seconds": run.summary["time"]["rounds_s"],
         "bytes": run.summary["bytes_up"] + run.summary["bytes_down"],
     }
-    told = Disclosure.read(run.resolved).cohorts
+    told = Disclosure.recorded(run.summary).cohorts
     hidden = {} if told else dict.fromkeys(("seconds", "bytes"))
     reached = None if target is None else to_reach(run.folder, target)
     if reached is None:

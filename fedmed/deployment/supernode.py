@@ -1,0 +1,10 @@
+"""``python -m fedmed.deployment.supernode``: a SuperNode that runs the fedmed of this house alone.
+
+Its arguments are those of ``flower-supernode``.
+"""
+
+from fedmed.deployment.flower_app import app_files
+from fedmed.flower.supernode import run
+
+if __name__ == "__main__":
+    run(app_files())
