@@ -436,7 +436,7 @@ def test_a_server_ends_whole_and_says_so_when_a_part_of_it_has_died(
     assert process.wait(LIMIT) == 2
     assert process.stdout is not None
     assert "fedmed: flower-superlink has ended with status -9" in process.stdout.read()
-    assert not family & _descendants(1)
+    _wait_for(lambda: not family & _descendants(1))  # Flower's own see that their parent is gone
 
 
 def _wait_for(happens: Callable[[], bool], seconds: float = LIMIT) -> None:

@@ -121,7 +121,7 @@ def test_a_hospital_that_never_answers_is_named_and_then_left_out(
     assert rehearsal.end(run) == "finished:completed"
     assert "waiting for client 1 since" in shown.stdout
     rows = metrics(rehearsal.folder)
-    late = rows[(rows["scope"] == "faults") & (rows["metric"] == "late")]
+    late = rows[(rows["scope"] == "faults") & (rows["metric"] == "late")].dropna()
     assert late[["round", "client"]].to_numpy().tolist() == [[1, 1]]
 
 

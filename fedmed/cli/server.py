@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"for Flower's command line: export FLWR_HOME={processes.home('admin')}", flush=True)
         while not (ended := processes.ended()):
             time.sleep(LOOK)
-        assert isinstance(ended.args, list)  # as processes starts them
+        assert isinstance(ended.args, list)
         name = Path(str(ended.args[0])).name
         raise FedmedError(f"{name} has ended with status {ended.returncode}; see {server.folder}")
     finally:
