@@ -49,19 +49,11 @@ TINY = (
 SLOW = (
     *("audit", "bad_input", "callbacks", "cells", "cli", "closed", "contents", "damage"),
     *("datasets_hospital", "datasets_small", "effects", "engines", "experiments", "faults"),
-    *("federation", "formats", "fuzz", "identity", "ids", "images", "labels", "layout", "library"),
-    *(
-        "hostile",
-        "lifetime",
-        "papers",
-        "pixels_matrix",
-        "policy",
-        "privacy",
-        "private_step",
-        "protocols",
-    ),
-    *("record", "release", "replies", "report", "reproducibility", "restarts", "robust"),
-    *("run_contracts", "statistics", "sweep", "table", "tracking", "verify", "waiting"),
+    *("federation", "formats", "fuzz", "hostile", "identity", "ids", "images", "labels"),
+    *("layout", "library", "lifetime", "papers", "pixels_matrix", "policy", "privacy"),
+    *("private_step", "protocols", "record", "release", "replies", "report", "reproducibility"),
+    *("restarts", "robust", "run_contracts", "statistics", "sweep", "table", "together"),
+    *("tracking", "verify", "waiting"),
 )
 
 

@@ -1,16 +1,20 @@
 """What a run spends of privacy: its plan, its ledger, and the budget of its clients' training."""
 
+import itertools
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from fedmed.config import Config, identity
+from fedmed.config import Config, Deployment, identity
 from fedmed.core.errors import FedmedError
+from fedmed.core.seeding import fingerprint
 from fedmed.experiment.data import Data
 from fedmed.federation.checkpoint import Checkpoint
 from fedmed.privacy import Ledger
 from fedmed.privacy.budget import PrivacyBudget
 from fedmed.privacy.plan import PrivacyPlan
+from fedmed.privacy.together import spent_of
 from fedmed.runs.directory import RunDirectory
 
 
@@ -58,12 +62,32 @@ def open_accounts(
             plan.caveats,
             config_sha256=config.sha256,
             basis=identity.basis(state.data, state.surroundings[-1]),
+            copy=_copy(config, plan, data, run_dir),
         )
         if not state.round:
             ledger.begin_anew()
     budget = PrivacyBudget(plan.training, plan.limit, ledger, begins=not state.round)
     ledger.record_lasting(data.hashes["data_sha256"], *plan.released)
     return Accounts(plan, ledger, budget)
+
+
+def _copy(config: Config, plan: PrivacyPlan, data: Data, run_dir: RunDirectory) -> Path | None:
+    """Return where a simulation's ledger outlives its run directory: in the store, by its data.
+
+    A run directory that was deleted and is made again releases the same where noise repeats; where
+    it does not, what was released before stays beside it. Hospitals keep ledgers of their own.
+    """
+    if isinstance(config.runner, Deployment):
+        return None
+    place = fingerprint(config.sha256, str(run_dir.path.resolve()))[:16]
+    copies = spent_of(config.store.expanduser(), data.hashes["data_sha256"])
+    copies.mkdir(parents=True, exist_ok=True)
+    names = (f"{place}-{n}.json" for n in itertools.count())
+    return next(
+        copies / name
+        for name in names
+        if plan.repeatable or run_dir.ledger.exists() or not (copies / name).exists()
+    )
 
 
 def check_ledger(config: Config, run_dir: RunDirectory) -> None:

@@ -44,6 +44,7 @@ class Ledger:
         config_sha256: of the run's configuration.
         basis: a hash of all that its releases are made from.
         made_from: the basis of each event.
+        copy: where the same is kept a second time, to outlive the run; None for nowhere.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Ledger:
     config_sha256: str = ""
     basis: str = ""
     made_from: list[str] = field(default_factory=list)
+    copy: Path | None = None
 
     @classmethod
     def open(
@@ -67,8 +69,9 @@ class Ledger:
         caveats: tuple[str, ...] = (),
         config_sha256: str = "",
         basis: str = "",
+        copy: Path | None = None,
     ) -> "Ledger":
-        """Return the ledger kept at ``path``, or an empty one.
+        """Return the ledger kept at ``path``, or an empty one; its file and the copy are there.
 
         Raises:
             FedmedError: if it is damaged, or is another configuration's.
@@ -85,6 +88,7 @@ class Ledger:
             config_sha256,
             basis,
             list(kept["made_from"]),
+            copy,
         )
         ledger._write()
         return ledger
@@ -268,7 +272,8 @@ class Ledger:
 
     def _write(self) -> None:
         text = self.text()
-        write_atomically(self.path, lambda new: new.write_text(text))
+        for path in (self.path, self.copy) if self.copy else (self.path,):
+            write_atomically(path, lambda new: new.write_text(text))
 
 
 def of_its_data(unit: Unit) -> str:
