@@ -1,6 +1,7 @@
 """Heads kept elsewhere: what was kept cannot be taken back, in a file or on a chain."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,6 +15,17 @@ from fedmed.record import ethereum
 from fedmed.record.anchors import Anchor, AnchorError, FileAnchor
 from fedmed.record.ethereum import EthereumAnchor, send
 from fedmed.record.merkle import Head
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _recursion() -> Iterator[None]:
+    """The chain's libraries allow 100,000 calls within calls, and Python's JSON reader then crashes
+    on texts that other tests have refused.
+    """
+    limit = sys.getrecursionlimit()
+    yield
+    sys.setrecursionlimit(limit)
+
 
 RUN, OTHER = "ab" * 32, "cd" * 32
 GAS = 40_000

@@ -50,6 +50,9 @@ def parser() -> ArgumentParser:
     start = commands.add_parser("start", help="start its node")
     start.add_argument("home", type=Path)
     start.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where it computes")
+    start.add_argument(
+        "--port", type=int, help="of 127.0.0.1, for its own processes; 9094, and one node a port"
+    )
     budget = commands.add_parser("budget", help="what was spent, and what is left")
     budget.add_argument("home", type=Path)
     server = commands.add_parser("server", help="make the server's folder: the test patients")
@@ -173,7 +176,7 @@ def _start(arguments: Namespace) -> None:
     from fedmed.deployment.node import command, environment
 
     home = Home.opened(arguments.home)
-    words = command(home, arguments.device)
+    words = command(home, arguments.device, arguments.port)
     sys.stdout.flush()
     os.execve(words[0], words, environment(home))
 
