@@ -206,6 +206,13 @@ EDITED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda task: task["faults"].update(inject={"$tuple": [{"kind": "kill"}]}),
         "",
     ),
+    "a key that is written twice, nested and with a dot": (
+        lambda task: task["strategy"].update(
+            {f"server.{key}": value for key, value in task["strategy"]["server"].items()},
+            server=dict(task["strategy"]["server"], _target_="os.system", fraction_train=0.5),
+        ),
+        "strategy.server",
+    ),
     "true for 1": (
         lambda task: task["model"]["network"].update(in_channels=True),
         "model.network.in_channels",

@@ -109,10 +109,14 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def leaves(composed: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what decides the result in a composed configuration, by dotted key."""
+    """Yield what decides the result in a composed configuration, by dotted key.
+
+    No two places have one key: a dot within a name, and a name that is no text, are marked by a
+    backslash.
+    """
     for key, node in composed.items():
         if key not in NOT_IDENTITY:
-            yield from _leaves(key, node)
+            yield from _leaves(_written(key), node)
 
 
 def surroundings(config: "Config") -> dict[str, str]:
@@ -156,9 +160,16 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 def _leaves(prefix: str, node: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict) and node:
         for name, value in node.items():
-            yield from _leaves(f"{prefix}.{name}", value)
+            yield from _leaves(f"{prefix}.{_written(name)}", value)
     else:
         yield prefix, node
+
+
+def _written(name: object) -> str:
+    """Return the name of a key such that dots between names and dots within them stay apart."""
+    if isinstance(name, str):
+        return name.replace("\\", r"\\").replace(".", r"\.")
+    return rf"\{type(name).__name__}:{name}"
 
 
 def _content(key: str, path: Path) -> str:
