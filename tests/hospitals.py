@@ -5,8 +5,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from fedmed.cli.hospital import fill, found
+from fedmed.cli.hospital import fill
 from fedmed.config import compose
+from fedmed.deployment.agreement import found
 from fedmed.deployment.certificates import make_certificates
 from fedmed.deployment.home import Home
 
@@ -34,7 +35,7 @@ def make_home(
         trial.mkdir(parents=True)
         make_certificates(trial, timedelta(days=1))
         authority = trial / "ca.crt"
-    home, config = Home(path), compose(overrides)
+    home, config = Home(path), compose(overrides, build=False)
     found(home, config, overrides, client, superlink, authority, **limits)
     fill(config, home.data, client)
     return home

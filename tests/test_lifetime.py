@@ -53,6 +53,11 @@ def ledger(folder: Path) -> Lifetime:
     return Lifetime(folder / "lifetime.jsonl", SECRET)
 
 
+@pytest.fixture(autouse=True)
+def _begun(tmp_path: Path) -> None:
+    ledger(tmp_path).begin()
+
+
 def test_three_runs_by_two_servers_with_a_crash_in_each(tmp_path: Path) -> None:
     """A training that is done again after a crash is another release: it counts."""
     everyone, loose = [ALICE, BOB], promise(100.0, 100.0)
@@ -124,6 +129,23 @@ def test_what_is_not_as_it_was_written_stops_all_training(tmp_path: Path) -> Non
             ledger(tmp_path).epsilon(DELTA)
     path.write_bytes(whole)
     assert len(ledger(tmp_path).runs(DELTA)) == 1
+
+
+def test_a_ledger_that_is_gone_is_no_empty_one(tmp_path: Path) -> None:
+    ledger(tmp_path).authorise("run", 1, [ALICE], event(), promise(9.0, 9.0))
+    (tmp_path / "lifetime.jsonl").unlink()
+    with pytest.raises(FedmedError, match="is gone, and with it what was spent"):
+        ledger(tmp_path).authorise("run", 1, [ALICE], event(), promise(9.0, 9.0))
+    with pytest.raises(FedmedError, match="is gone"):
+        ledger(tmp_path).epsilon(DELTA)
+    assert not (tmp_path / "lifetime.jsonl").exists()
+
+
+def test_a_patient_is_one_however_a_spreadsheet_has_written_her(tmp_path: Path) -> None:
+    """The data were prepared anew, from a table in which zeros, case and blanks had changed."""
+    for name in ("folder:MRN 0071", "folder:mrn0071", "folder:MRN 71"):
+        ledger(tmp_path).authorise("run", 1, [name], event(), promise(50.0, 50.0))
+    assert ledger(tmp_path).epsilon(DELTA) == pytest.approx(composed(*[event()] * 3), rel=1e-3)
 
 
 def _hospital(folder: Path, told: Path) -> None:

@@ -1,6 +1,7 @@
 """A hostile server against a hospital: what its policy refuses, before data are opened."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Server:
     config: Config
 
     def __post_init__(self) -> None:
-        units = node_data.units(self.home.data, self.config.unit)
+        units = len(node_data.trained_on(self.home.data))
         self.due = [event.noise_multiplier for event in planned(self.config, [units] * 2)]
 
     def ask(
@@ -154,7 +155,7 @@ def test_another_task_is_refused(server: Server, name: str) -> None:
         server.asks_for(*overrides)
     assert str(server.home.path) not in str(told.value)  # what the server is told
     assert kind in (server.home.path / "refused.log").read_text()
-    assert not (server.home.path / "lifetime.jsonl").exists()
+    assert (server.home.path / "lifetime.jsonl").read_bytes() == b""
 
 
 def _names(where: str) -> Callable[[dict[str, Any]], object]:
@@ -367,6 +368,23 @@ def test_a_home_is_its_owners_alone_and_names_no_patient(server: Server) -> None
 
 DEPLOYED = ("runner=deployment", "runner.data=/srv", "runner.clients=2")
 PLAIN = tuple(one for one in TINY if not one.startswith("runner."))
+
+
+def test_a_home_is_not_begun_with_a_policy_that_is_none(tmp_path: Path, store: Path) -> None:
+    agreed = [*AGREED, f"store={store}"]
+    for limits, said in (
+        ({"epsilon": 4.0, "lifetime": 2.0}, "lifetime is less than privacy.epsilon"),
+        ({"epsilon": 0.0}, "epsilon: input should be greater than 0"),
+        ({"client": -1, "epsilon": 1.0}, "client: input should be greater than or equal to 0"),
+        ({}, "the experiment has none: say what a run may spend"),
+    ):
+        more: dict[str, Any] = limits
+        with pytest.raises(ConfigError, match=said):
+            make_home(tmp_path / "home", agreed, **more)
+        assert not (tmp_path / "home").exists()
+        shutil.rmtree(tmp_path / "home-authority")
+    with pytest.raises(ConfigError, match=r"model\.weights: cannot read /none\.safetensors"):
+        make_home(tmp_path / "home", [*agreed, "model.weights=/none.safetensors"], epsilon=9.0)
 
 
 def test_noise_that_the_server_can_draw_is_refused_between_hospitals() -> None:

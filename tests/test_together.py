@@ -1,4 +1,4 @@
-"""A sweep's ε: all runs on the same data together, by dp-accounting alone, whatever was deleted."""
+"""A sweep's ε: all runs on the same patients together, by dp-accounting, whatever was deleted."""
 
 import json
 import os
@@ -52,8 +52,9 @@ def test_a_sweep_spends_the_sum_of_its_runs(
 ) -> None:
     store = tmp_path / "store"
     folders = [tmp_path / name for name in ("a", "b", "c")]
-    for seed, folder in enumerate(folders):
-        launch(folder, f"seed={seed}")
+    sweep = ("seed=0", "dataset.size=24", "dataset.targets=[Effusion]")
+    for choice, folder in zip(sweep, folders, strict=True):
+        launch(folder, choice)
     (one,) = together(store)
     assert (one.unit, one.runs) == ("patient", 3)
     assert one.epsilon == pytest.approx(composed(folders, one.delta), rel=1e-3)

@@ -121,7 +121,7 @@ def agree(federation: "Loopback", client: int, config: "Config", overrides: Sequ
     It leaves as much again as the experiment is planned to spend: a round that is done again after
     an interruption is another release.
     """
-    from fedmed.cli.hospital import found
+    from fedmed.deployment.agreement import found
 
     home = federation.home(client)
     if not home.policy_file.exists():

@@ -12,7 +12,6 @@ the partition only says who of them is for validation.
 """
 
 import os
-import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -78,10 +77,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _init(arguments: Namespace) -> None:
     from fedmed.config import compose
+    from fedmed.deployment.agreement import found
     from fedmed.deployment.home import Home
 
-    if arguments.client < 0:
-        raise ConfigError(f"--client: takes a number from 0, got {arguments.client}")
     config = compose(arguments.overrides, build=False)
     if config.privacy.mechanism == "none" and not arguments.promise_nothing:
         raise ConfigError(
@@ -101,51 +99,6 @@ def _init(arguments: Namespace) -> None:
     )
     print(f"{home.policy_file}: read it, change it: it is what this hospital goes by")
     print(f"for the server: {home.node_key}.pub and {home.record_key}.pub")
-
-
-def found(
-    home: "Home",
-    config: "Config",
-    overrides: Sequence[str],
-    client: int,
-    superlink: str,
-    authority: Path,
-    *,
-    epsilon: float | None = None,
-    lifetime: float | None = None,
-) -> None:
-    """Make a home with keys and a policy for one experiment.
-
-    Args:
-        home: there is none yet.
-        config: what the overrides compose to.
-        overrides: of the experiment.
-        client: the hospital's number.
-        superlink: host and port of the server.
-        authority: the certificate that the server's is signed by.
-        epsilon: the most of a run; the experiment's own when left out.
-        lifetime: the most of all runs; that of one when left out.
-
-    Raises:
-        FedmedError: if there is a home already, or the certificate is none, or no policy can
-            promise patients what the experiment protects.
-    """
-    from fedmed.deployment import agreement
-    from fedmed.deployment.policy import Policy
-
-    text = agreement.policy_text(
-        config,
-        overrides,
-        client,
-        superlink,
-        agreement.fingerprint(authority),
-        epsilon_of_a_run=epsilon,
-        lifetime=lifetime,
-    )
-    home.make()
-    shutil.copyfile(authority, home.authority)
-    agreement.write(home.policy_file, text)
-    Policy.read(home.policy_file)
 
 
 def _prepare(arguments: Namespace) -> None:

@@ -24,7 +24,7 @@ COMMANDS = {
     "evaluate": "put a question to finished runs: subgroups, or one of your own",
     "verify": "hold a run against its signed, chained record, and name what does not fit",
     "release": "label counts and the best round of a finished run, under privacy",
-    "spent": "what all runs on the same data have spent of its patients together",
+    "spent": "what all runs on the same patients have spent of them together",
     "privacy-utility": "what privacy costs: the scores of a sweep against ε",
     "datasets": "which datasets there are, on which terms, and whether a download is whole",
     "partition": "who would have what, without training",

@@ -1,10 +1,11 @@
-"""What all runs on the same data have spent of its patients together: the ε of a sweep.
+"""What all runs on the same patients have spent of them together: the ε of a sweep.
 
 fedmed spent
 fedmed spent --store DIR
 
-Each simulation's ledger is kept a second time in the store, by its data, and outlives its run
-directory. Runs without privacy are in none, and are without bound. A patient may be another
+Each simulation's ledger is kept a second time in the store, by who the patients are, and outlives
+its run directory. Not counted are runs without privacy, which are without bound, and what was spent
+of some of the patients in a larger or smaller set, or in another store. A patient may be another
 client's in another run, so of each run the client counts to whom it has cost most.
 """
 
@@ -38,8 +39,8 @@ def main(argv: Sequence[str]) -> None:
     if not found:
         print(f"{arguments.store}: no run under privacy has been noted here")
         return
-    table = Table("data", "unit", "runs", "largest ε of one", "ε of all, at most", "δ")
+    table = Table("patients", "unit", "runs", "largest ε of one", "ε of all, at most", "δ")
     for one in found:
         spent = (f"{one.largest:.3g}", f"{one.epsilon:.3g}", f"{one.delta:g}")
-        table.add_row(one.data_sha256[:16], one.unit, str(one.runs), *spent)
+        table.add_row(one.patients_sha256[:16], one.unit, str(one.runs), *spent)
     Console(highlight=False).print(table)

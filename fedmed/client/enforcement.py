@@ -66,9 +66,8 @@ def _pay(home: Home, task: Task, spec: TaskSpec, message: Message) -> None:
     patients = node_data.trained_on(home.data)
     event: Event | None = None
     if isinstance(task.privacy, DPSGD) and task.unit.extent == "patient":
-        units = node_data.units(home.data, task.unit)
-        (planned_,) = planned(task, [units])
-        event = replace(planned_, round=spec.round, client=None)
+        (own,) = planned(task, [len(patients)])
+        event = replace(own, round=spec.round, client=None)
         _check_noise(event, promise, spec, message)
     home.lifetime.authorise(spec.run.config_sha256, spec.round, patients, event, promise)
 

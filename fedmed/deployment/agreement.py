@@ -1,6 +1,7 @@
 """A hospital's policy as it is first written: of one experiment, and nothing beyond it."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from fedmed.config import DPSGD, Config
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.files import sha256_of, write_atomically
-from fedmed.deployment.policy import FORMAT
+from fedmed.deployment.home import Home
+from fedmed.deployment.policy import FORMAT, Policy
 from fedmed.privacy.disclosure import Disclosure
 
 TEXT = """\
@@ -25,7 +27,7 @@ authority_sha256: {authority} # fingerprint of ca.crt, by which the server is kn
 # may_differ: each takes any (number), a range {{min: 1, max: 5}}, or a list of values. What names
 # code never differs. Dataset and partition are this hospital's own, but for the targets.
 experiments:
-  {name}:
+  first:
     overrides:
 {overrides}
     may_differ: {{seed: any}}
@@ -51,49 +53,52 @@ PROMISE = """\
 NO_PROMISE = "  mechanism: none # nothing is promised to patients: updates tell what they tell\n"
 
 
-def policy_text(
+def found(
+    home: Home,
     config: Config,
     overrides: Sequence[str],
     client: int,
     superlink: str,
-    authority_sha256: str,
+    authority: Path,
     *,
+    epsilon: float | None = None,
     lifetime: float | None = None,
-    epsilon_of_a_run: float | None = None,
-    name: str = "first",
-) -> str:
-    """Return the text of a policy that allows one experiment, with any seed, and nothing else.
+) -> None:
+    """Make a home with keys, and a policy that allows one experiment, with any seed, alone.
 
     Args:
+        home: there is none yet.
         config: what the overrides compose to.
-        overrides: as after ``fedmed run``.
+        overrides: of the experiment, as after ``fedmed run``.
         client: the hospital's number.
         superlink: host and port of the server.
-        authority_sha256: see :func:`fingerprint`.
-        lifetime: ε of all runs together; that of one when left out.
-        epsilon_of_a_run: what one may spend; the experiment's own ε when left out.
-        name: of the experiment.
+        authority: the certificate that the server's is signed by.
+        epsilon: the most of a run; the experiment's own when left out.
+        lifetime: the most of all runs together; that of one when left out.
 
     Raises:
         ConfigError: if the experiment protects something else than patients, which no policy can
-            promise them, or has no ε to go by.
+            promise them, or has no ε to go by, or what is to be spent is no policy.
+        FedmedError: if there is a home already, or the certificate is none.
     """
     shown = Disclosure.of(config)
-    server = config.strategy.server.arguments
-    return TEXT.format(
+    text = TEXT.format(
         format=FORMAT,
         client=client,
         superlink=json.dumps(superlink),
-        authority=authority_sha256,
-        name=name,
+        authority=fingerprint(authority),
         overrides="\n".join(f"      - {json.dumps(one)}" for one in overrides),
-        privacy=_privacy(config, lifetime, epsilon_of_a_run).rstrip("\n") + "\n",
+        privacy=_privacy(config, epsilon, lifetime),
         rounds=config.rounds,
-        cohort=server.get("min_train_nodes", 1),
+        cohort=config.strategy.server.arguments.get("min_train_nodes", 1),
         metrics=_yes(shown.losses or shown.validation),
         counts=_yes(shown.counts),
         weights=json.dumps(_weights(config)),
     )
+    Policy.parse(text, home.policy_file)
+    home.make()
+    shutil.copyfile(authority, home.authority)
+    write_atomically(home.policy_file, lambda new: _fill(new, text))
 
 
 def fingerprint(certificate: Path) -> str:
@@ -111,17 +116,13 @@ def fingerprint(certificate: Path) -> str:
     return read.fingerprint(hashes.SHA256()).hex()
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file that only its owner reads, whole or not at all."""
-
-    def fill(new: Path) -> None:
-        new.touch(mode=0o600)
-        new.write_text(text, encoding="utf-8")
-
-    write_atomically(path, fill)
+def _fill(new: Path, text: str) -> None:
+    """Write a file that only its owner reads."""
+    new.touch(mode=0o600)
+    new.write_text(text, encoding="utf-8")
 
 
-def _privacy(config: Config, lifetime: float | None, of_a_run: float | None) -> str:
+def _privacy(config: Config, epsilon: float | None, lifetime: float | None) -> str:
     private = config.privacy
     if not isinstance(private, DPSGD):
         return NO_PROMISE
@@ -129,13 +130,14 @@ def _privacy(config: Config, lifetime: float | None, of_a_run: float | None) -> 
         raise ConfigError(
             f"privacy.unit: a policy promises to patients, got {private.unit}; take patient"
         )
-    if (spent := of_a_run or private.epsilon) is None:
+    spent = private.epsilon if epsilon is None else epsilon
+    if spent is None:
         raise ConfigError(
             "privacy.epsilon: the experiment has none: say what a run may spend, by --epsilon"
         )
     return PROMISE.format(
         epsilon=spent,
-        lifetime=max(spent, lifetime or spent),
+        lifetime=spent if lifetime is None else lifetime,
         delta=private.delta,
         noise_multiplier=private.noise_multiplier or 0.0,
         secret_noise=_yes(private.secure_noise),
@@ -143,7 +145,11 @@ def _privacy(config: Config, lifetime: float | None, of_a_run: float | None) -> 
 
 
 def _weights(config: Config) -> list[str]:
-    return [sha256_of(config.model.weights)] if config.model.weights else []
+    path = config.model.weights
+    try:
+        return [] if path is None else [sha256_of(path)]
+    except OSError as error:
+        raise ConfigError(f"model.weights: cannot read {path}: {error.strerror}") from None
 
 
 def _yes(value: bool) -> str:

@@ -106,6 +106,7 @@ class Home:
         self._secret_file.write_bytes(os.urandom(32))
         make_node_key(self.node_key)
         make_key(self.record_key)
+        self.lifetime.begin()
 
     def note(self, refused: Refused) -> None:
         """Write down what was refused and why, in a line of ``refused.log``."""

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedmed.core import formats
+from fedmed.core import formats, spelling
 from fedmed.core.errors import FedmedError
 from fedmed.core.jsontext import canonical
 from fedmed.deployment.policy import Promise, Refused
@@ -79,6 +79,10 @@ class Lifetime:
         self.path = path
         self._secret = secret
 
+    def begin(self) -> None:
+        """Write the file, empty, for a home that is new."""
+        self.path.touch(mode=0o600, exist_ok=False)
+
     def authorise(
         self,
         run: str,
@@ -92,17 +96,19 @@ class Lifetime:
         Args:
             run: the hash of the task.
             round_: of the run.
-            patients: their ids, normalised.
+            patients: their ids; two that a spreadsheet may have made of one are one here, so that
+                nobody pays for half in each of two tables.
             event: what it releases of each of them; None where no noise is added.
             promise: what it is held against; None where nothing is promised.
 
         Raises:
             Refused: if it would pass what a run, or all of them, may spend; nothing is written.
-            FedmedError: if the file is damaged, or the disk does not take the line.
+            FedmedError: if the file is gone or damaged, or the disk does not take the line.
         """
-        members = sorted(self._member(patient) for patient in patients)
+        members = sorted({self._member(patient) for patient in patients})
         population = hashlib.sha256(canonical(members)).hexdigest()
         with self._locked():
+            self._check_there()
             lines.mend(self.path)
             last, known, entries = self._read()
             is_known = population in known
@@ -153,13 +159,22 @@ class Lifetime:
         return _worst(entries, known, delta)
 
     def _member(self, patient: str) -> str:
-        return hmac.new(self._secret, patient.encode(), hashlib.sha256).hexdigest()[:32]
+        who = spelling.key(patient).encode()
+        return hmac.new(self._secret, who, hashlib.sha256).hexdigest()[:32]
+
+    def _check_there(self) -> None:
+        if not self.path.exists():
+            raise FedmedError(
+                f"{self.path}: is gone, and with it what was spent of patients: put back a copy of "
+                "it; until then nothing is trained"
+            )
 
     def _mac(self, line: Mapping[str, Any]) -> str:
         return hmac.new(self._secret, canonical(line), hashlib.sha256).hexdigest()
 
     def _read(self) -> tuple[str, dict[str, frozenset[str]], list[Entry]]:
         """Return the last line's keyed hash, each population's patients, and all entries."""
+        self._check_there()
         last, known, entries = _NONE_BEFORE, dict[str, frozenset[str]](), list[Entry]()
         for place, line in enumerate(lines.read(self.path), 1):
             entry, members, last = self._parsed(place, line, last)

@@ -114,25 +114,19 @@ def trained(unit: Unit) -> str:
 
 
 def trained_on(folder: Path) -> list[str]:
-    """Return the patients of a hospital's folder who are for training, in order."""
-    images = _training(folder)
-    return sorted(images["patient"].unique())
+    """Return the patients of a hospital's folder who are trained on, in order.
 
-
-def units(folder: Path, unit: Unit) -> int:
-    """Return how many of a unit there are to train on in a hospital's folder."""
-    return int(unit.keys(_training(folder)).nunique())
-
-
-def _training(folder: Path) -> pd.DataFrame:
-    """Return the rows of a folder's table that are for training."""
+    Raises:
+        DataError: if one of its tables cannot be read.
+    """
     try:
-        table = pd.read_parquet(folder / TABLE)
+        patients = pd.read_parquet(folder / TABLE, columns=["patient"])["patient"]
     except (OSError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{folder / TABLE}: cannot be read: {reason}") from None
     whose = partition.read(folder / PARTITION)
-    return table[table["patient"].isin(whose.loc[whose["role"] == "train", "patient"])]
+    train = whose.loc[whose["role"] == "train", "patient"]
+    return sorted(patients[patients.isin(train)].unique())
 
 
 def describe(

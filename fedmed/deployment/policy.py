@@ -178,10 +178,18 @@ class Policy(_Frozen):
             FedmedError: if the file cannot be read, or is a newer version's.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return cls.parse(path.read_text(encoding="utf-8"), path)
         except OSError as error:
             raise FedmedError(f"{path}: cannot be read: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: is no text: {error.reason}") from None
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> "Policy":
+        """Return the policy that a text holds; ``path`` names it. Raises as :meth:`read` does."""
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
             raise ConfigError(f"{path}: is no YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(content, dict):
             raise ConfigError(f"{path}: holds no policy; fedmed hospital init writes one")

@@ -3,8 +3,13 @@
 Its arguments are those of ``flower-supernode``.
 """
 
+from fedmed.core.errors import FedmedError
+from fedmed.core.terminal import fail
 from fedmed.deployment.flower_app import app_files
 from fedmed.flower.supernode import run
 
 if __name__ == "__main__":
-    run(app_files())
+    try:
+        run(app_files())
+    except FedmedError as error:
+        fail(error)

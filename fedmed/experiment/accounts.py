@@ -72,7 +72,7 @@ def open_accounts(
 
 
 def _copy(config: Config, plan: PrivacyPlan, data: Data, run_dir: RunDirectory) -> Path | None:
-    """Return where a simulation's ledger outlives its run directory: in the store, by its data.
+    """Return where a simulation's ledger outlives its run directory: in the store, by its patients.
 
     A run directory that was deleted and is made again releases the same where noise repeats; where
     it does not, what was released before stays beside it. Hospitals keep ledgers of their own.
@@ -80,7 +80,7 @@ def _copy(config: Config, plan: PrivacyPlan, data: Data, run_dir: RunDirectory) 
     if isinstance(config.runner, Deployment):
         return None
     place = fingerprint(config.sha256, str(run_dir.path.resolve()))[:16]
-    copies = spent_of(config.store.expanduser(), data.hashes["data_sha256"])
+    copies = spent_of(config.store.expanduser(), data.assigned["patient"])
     copies.mkdir(parents=True, exist_ok=True)
     names = (f"{place}-{n}.json" for n in itertools.count())
     return next(

@@ -8,6 +8,7 @@ own app before anything is installed, and what the server sent is never unpacked
 
 import hashlib
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from flwr.cli.build import build_fab_from_files
@@ -18,13 +19,25 @@ from flwr.supercore.run import Run
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
+from fedmed.core.errors import FedmedError
+
+TRIED = "1.41."  # the version whose insides are as below
+
 
 def run(files: dict[str, bytes]) -> None:
     """Run a SuperNode until it ends, by this process's arguments, which are Flower's.
 
     Args:
         files: of the app, by path: its description, whose code is installed here.
+
+    Raises:
+        FedmedError: if Flower is of a version whose insides may be others.
     """
+    if not version("flwr").startswith(TRIED):
+        raise FedmedError(
+            f"flwr {version('flwr')}: a hospital's node was tried with {TRIED}x, and another "
+            "version may run the server's code in spite of it; install that one"
+        )
     content, _ = build_fab_from_files(dict(files))
     start_client_internal._pull_and_store_message = _housed(
         start_client_internal._pull_and_store_message, content
@@ -35,12 +48,12 @@ def run(files: dict[str, bytes]) -> None:
 def _housed(pull: Callable[..., Any], content: bytes) -> Callable[..., Any]:
     """Return how messages are pulled, with a run's app replaced by the house's own."""
     digest = hashlib.sha256(content).hexdigest()
-    name, version = get_fab_metadata(content)
+    name, release = get_fab_metadata(content)
 
     def pulled(*, get_run: Callable[[int], Run], get_fab: object, **more: Any) -> Any:
         def run_of(run_id: int) -> Run:
             told = get_run(run_id)
-            told.fab_id, told.fab_version, told.fab_hash = name, version, digest
+            told.fab_id, told.fab_version, told.fab_hash = name, release, digest
             told.primary_task_type = TaskType.SERVER_APP  # and no agent's
             return told
 
