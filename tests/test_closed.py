@@ -5,27 +5,21 @@ and stubs, so that what a new version adds is tried too; and each call is made a
 itself as well, where it does what it is feared for.
 """
 
-import http.client
 import os
-import signal
-import socket
-import ssl
 import subprocess
-import sys
-import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flwr.proto
 import grpc
 import pytest
 from conftest import TINY
 from cryptography.hazmat.primitives.asymmetric import ec
+from doors import FLEET, PASS, PROTOBUF, Door, descendants, wait_for
 from flwr.cli.build import build_fab_from_files
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.proto.fab_pb2 import Fab
@@ -37,54 +31,14 @@ from flwr.superlink.main import create_app
 from hospitals import make_home
 
 from fedmed.core.errors import FedmedError
-from fedmed.deployment import proxy
 from fedmed.deployment.local_federation import Loopback
-from fedmed.deployment.processes import free_port
 from fedmed.deployment.server import NAME
-
-FLEET = "/v1/fleet/"
-PASS = {FLEET + name for name in proxy.FLEET}
-PROTOBUF = {"content-type": "application/protobuf"}
-LIMIT = 60  # seconds for what takes a moment
 
 needs_nginx = pytest.mark.skipif(
     not any(Path(folder, "nginx").exists() for folder in ("/usr/sbin", "/usr/local/sbin")),
     reason="no proxy: apt-get install nginx-light",
 )
 pytestmark = needs_nginx
-
-
-class Door(NamedTuple):
-    """A port of a server, as one meets it who trusts an authority."""
-
-    port: int
-    authority: Path
-
-    def call(
-        self,
-        path: str,
-        body: bytes = b"",
-        headers: Mapping[str, str] = PROTOBUF,
-        verb: str = "POST",
-    ) -> int:
-        """Send a request, its path as it is, and return the status of the answer."""
-        trusted = ssl.create_default_context(cafile=self.authority)
-        connection = http.client.HTTPSConnection(
-            "127.0.0.1", self.port, timeout=20, context=trusted
-        )
-        with closing(connection):
-            connection.request(verb, path, body, dict(headers))
-            return connection.getresponse().status
-
-    def send(self, request: bytes) -> bytes:
-        """Send bytes that need not be HTTP, and return the first of the answer."""
-        trusted = ssl.create_default_context(cafile=self.authority)
-        with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=20) as plain,
-            trusted.wrap_socket(plain, server_hostname="127.0.0.1") as opened,
-        ):
-            opened.sendall(request)
-            return opened.recv(4096)
 
 
 class Key:
@@ -114,7 +68,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
         make_home(federation.home(0).path, TINY, 0, federation.address, federation.authority)
         federation.register(0)
         federation.start_node(0)
-        _wait_for(lambda: _nodes(federation)[0]["status"] == "online")
+        wait_for(lambda: _nodes(federation)[0]["status"] == "online")
         yield federation
 
 
@@ -256,7 +210,7 @@ def test_nobody_starts_a_run_or_registers_a_key_from_the_street(
     assert inside.call("/v1/control/start-run", start) == 200
     assert inside.call("/v1/control/register-node", register) == 200
     assert street.call(FLEET + "activate-node", activate, key.headers()) == 200
-    _wait_for(file.exists)
+    wait_for(file.exists)
     assert len(_runs(federation)) == 1
 
 
@@ -354,7 +308,7 @@ def _call(channel: grpc.Channel, path: str, streams: bool) -> None:
 def test_the_server_listens_at_two_ports_and_no_more(federation: Loopback, street: Door) -> None:
     """One for hospitals, and one of the loopback address; a hospital's own are of that too."""
     listed = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout
-    ours = _descendants(os.getpid())
+    ours = descendants(os.getpid())
     found = {
         line.split()[3]
         for line in listed.splitlines()
@@ -363,15 +317,6 @@ def test_the_server_listens_at_two_ports_and_no_more(federation: Loopback, stree
     assert {federation.address, f"127.0.0.1:{federation.server.port}"} <= found
     assert all(address.startswith("127.0.0.1:") for address in found)
     assert len(found) == 3  # the third is the SuperNode's
-
-
-def _descendants(parent: int) -> set[int]:
-    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True).stdout
-    of = {int(pid): int(ppid) for pid, ppid in map(str.split, listed.splitlines()[1:])}
-    found: set[int] = set()
-    while more := {pid for pid, ppid in of.items() if ppid in {parent, *found}} - found:
-        found |= more
-    return found
 
 
 def test_what_is_kept_is_its_owners_alone(federation: Loopback) -> None:
@@ -385,62 +330,3 @@ def test_what_is_kept_is_its_owners_alone(federation: Loopback) -> None:
             Loopback(federation.folder, federation.folder)
     finally:
         federation.folder.chmod(0o700)
-
-
-@pytest.fixture
-def server(federation: Loopback, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """``fedmed server`` as a service starts it, and its port for hospitals."""
-    port = free_port()
-    pair = (
-        "--certificate",
-        federation.folder / "server.crt",
-        "--key",
-        federation.folder / "server.key",
-    )
-    where = ("--listen", f"127.0.0.1:{port}", "--port", free_port())
-    command = [sys.executable, "-m", "fedmed.cli", "server", tmp_path / "server", *pair, *where]
-    process = subprocess.Popen(
-        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    assert f"hospitals: 127.0.0.1:{port}" in process.stdout.readline()
-    yield process, port
-    process.terminate()
-    process.wait(LIMIT)
-
-
-def test_a_server_ends_whole_when_it_is_told_to(
-    server: tuple[subprocess.Popen[str], int], federation: Loopback
-) -> None:
-    process, port = server
-    door = Door(port, federation.authority)
-    assert door.call(FLEET + "pull-messages") == 401
-    assert door.call("/v1/control/list-runs") == 404
-    family = _descendants(process.pid)
-    process.terminate()
-    assert process.wait(LIMIT) == 128 + signal.SIGTERM
-    assert family
-    assert not family & _descendants(1)
-
-
-def test_a_server_ends_whole_and_says_so_when_a_part_of_it_has_died(
-    server: tuple[subprocess.Popen[str], int], tmp_path: Path
-) -> None:
-    """Whoever has started it, such as systemd, is to start it again."""
-    process, _ = server
-    database = str(tmp_path / "server" / "superlink.db")
-    table = subprocess.run(["ps", "-ewwo", "pid,args"], capture_output=True, text=True).stdout
-    (superlink,) = [line for line in table.splitlines() if database in line]
-    family = _descendants(process.pid)
-    os.kill(int(superlink.split()[0]), signal.SIGKILL)
-    assert process.wait(LIMIT) == 2
-    assert process.stdout is not None
-    assert "fedmed: flower-superlink has ended with status -9" in process.stdout.read()
-    _wait_for(lambda: not family & _descendants(1))  # Flower's own see that their parent is gone
-
-
-def _wait_for(happens: Callable[[], bool], seconds: float = LIMIT) -> None:
-    until = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < until, f"did not happen within {seconds:g} s"
-        time.sleep(0.5)

@@ -5,136 +5,47 @@ turned round for MONOCHROME1. That of hashes is hashlib on those arrays and on t
 """
 
 import errno
-import hashlib
 import os
 import shutil
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
-from pydicom.dataset import Dataset as Header
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from scans import (
+    ALL,
+    SIDE,
+    N,
+    Pixels,
+    Scans,
+    expect,
+    folder,
+    prepare,
+    scan,
+    scans,
+    shown,
+    turn,
+    write_six,
+)
 
-from fedmed import partition
 from fedmed.config import compose
-from fedmed.core.errors import DataError
 from fedmed.data import contents, decoding, store
-from fedmed.data.card import Card
-from fedmed.data.image_files import NamedFiles
-from fedmed.data.store import Store, pixels_of
-from fedmed.data.table import Dataset, validate
-from fedmed.deployment import node_data
-from fedmed.experiment import data
-from fedmed.runs.console import Console
-from fedmed.runs.directory import RunDirectory
-
-N = 6
-SIDE = 8
-Pixels = NDArray[np.uint8]
-
-
-def shown(seed: int) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
-
-
-def scan(path: Path, values: Pixels, kind: str = "MONOCHROME2") -> None:
-    """Write an uncompressed DICOM file, whose size does not depend on what it shows."""
-    header = Header()
-    header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    header.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    header.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
-    header.SOPClassUID, header.SOPInstanceUID = DigitalXRayImageStorageForPresentation, "1.2.3"
-    header.Rows, header.Columns = values.shape
-    header.SamplesPerPixel, header.PhotometricInterpretation = 1, kind
-    header.BitsAllocated = header.BitsStored = 8
-    header.HighBit, header.PixelRepresentation = 7, 0
-    header.WindowCenter, header.WindowWidth = "128", "256"
-    header.PixelData = values.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header.save_as(path, enforce_file_format=True)
-
-
-def turn(path: Path) -> None:
-    """Put a header right in place: size, inode and time of writing stay as they are."""
-    before = path.stat()
-    whole = path.read_bytes()
-    with path.open("r+b") as file:
-        file.write(whole.replace(b"MONOCHROME2", b"MONOCHROME1"))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    after = path.stat()
-    same = [(s.st_size, s.st_mtime_ns, s.st_ino) for s in (before, after)]
-    assert same[0] == same[1]
-
-
-class Scans(NamedFiles):
-    """A folder of scans, each of a patient."""
-
-    card = Card("scans", ("Effusion",), None, None, "", "", "", "")
-
-    def table(self) -> pd.DataFrame:
-        """Return a row for each of the names 0.dcm, 1.dcm, ..., there or not."""
-        return pd.DataFrame(
-            {
-                "image": [f"{i}.dcm" for i in range(N)],
-                "patient": [f"p{i}" for i in range(N)],
-                "site": "here",
-                "view": "PA",
-                "sex": "F",
-                "age": 50.0,
-                "scanner": None,
-                "split": ["train", "train", "train", "train", "test", "test"],
-                "Effusion": [0.0, 1.0] * (N // 2),
-            }
-        )
+from fedmed.data.store import pixels_of
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A folder of six scans, of the seeds 0 to 5."""
-    for i in range(N):
-        scan(tmp_path / "scans" / f"{i}.dcm", shown(i))
-    return tmp_path / "scans"
+    return write_six(tmp_path / "scans")
 
 
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a file's look be trusted at once, as if it had lain there for long."""
     monkeypatch.setattr(contents, "SETTLED", -1)
-
-
-def prepare(dataset: Dataset, into: Path, workers: int = 0) -> tuple[Store, list[tuple[int, int]]]:
-    """Prepare a store; return it and the progress that was shown."""
-    steps: list[tuple[int, int]] = []
-    table = validate(dataset.table(), dataset)
-    made = store.prepare(dataset, table, into, workers, lambda *step: steps.append(step))
-    return made, steps
-
-
-def scans(root: Path) -> Scans:
-    return Scans(["Effusion"], SIDE, root)
-
-
-def expect(made: Store, table: pd.DataFrame, pixels: list[Pixels | None]) -> None:
-    """Check a store's pixels, table and hash by what is known of each image; None: unreadable."""
-    expected = np.stack([np.zeros((SIDE, SIDE), np.uint8) if p is None else p for p in pixels])
-    np.testing.assert_array_equal(pixels_of(made.path), expected)
-    read = [row for row, p in enumerate(pixels) if p is not None]
-    assert made.table.index.tolist() == read
-    csv = table.loc[read].to_csv(index=False, float_format="%.9g").encode()
-    parts = [hashlib.sha256(part).hexdigest() for part in (csv, expected.tobytes())]
-    assert made.sha256 == hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
-ALL = [shown(i) for i in range(N)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -312,82 +223,6 @@ def test_a_build_that_goes_on_does_not_keep_what_has_changed(
     assert not partial.exists()
 
 
-def flip(path: Path, at: int = -5) -> None:
-    """Change one bit in place, and no time of writing."""
-    before = path.stat()
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    with path.open("r+b") as file:
-        file.write(content)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def shorten(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def fewer(path: Path) -> None:
-    np.save(path, np.load(path)[:-1])
-
-
-DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "bit": ("pixels.npy", flip),
-    "bytes": ("pixels.npy", shorten),
-    "rows": ("pixels.npy", fewer),
-    "gone": ("pixels.npy", Path.unlink),
-    "cut": ("meta.json", shorten),
-    "empty": ("meta.json", lambda path: path.write_text("{}")),
-    "no meta": ("meta.json", Path.unlink),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("of", ["store", "hospital"])
-def test_damaged_pixels_are_refused(
-    damage: str, of: str, root: Path, tmp_path: Path, trusting: None
-) -> None:
-    made, _ = prepare(scans(root), tmp_path / "store")
-    folder = made.path
-    if of == "hospital":
-        folder = tmp_path / "hospital"
-        whose = pd.DataFrame({"patient": made.table["patient"], "client": 0, "role": "train"})
-        exported = node_data.export(made, whose, folder)
-        assert node_data.read(folder).sha256 == exported.sha256
-    else:
-        prepare(scans(root), tmp_path / "store")
-    time.sleep(0.02)
-    name, change = DAMAGE[damage]
-    change(folder / name)
-    with pytest.raises(DataError, match="is not as it was prepared") as refused:
-        node_data.read(folder) if of == "hospital" else prepare(scans(root), tmp_path / "store")
-    assert "\n" not in str(refused.value)
-    shutil.rmtree(folder)
-    again, _ = prepare(scans(root), tmp_path / "store")
-    expect(again, again.table, list(ALL))
-
-
-def test_a_hospitals_folder_that_is_there_must_be_of_these_images(
-    root: Path, tmp_path: Path
-) -> None:
-    """As deploy_local.py finds it at its second start."""
-    made, _ = prepare(scans(root), tmp_path / "store")
-    whose = pd.DataFrame({"patient": ["p0", "p2"], "client": 0, "role": "train"})
-    node_data.export(made, whose, tmp_path / "hospital")
-    assert node_data.holds(tmp_path / "hospital", made, whose)
-    turn(root / "2.dcm")
-    turned, _ = prepare(scans(root), tmp_path / "store")
-    assert not node_data.holds(tmp_path / "hospital", turned, whose)
-    assert not node_data.holds(tmp_path / "hospital", made, whose[:1])
-
-
-def test_nothing_is_taken_over_from_a_damaged_store(root: Path, tmp_path: Path) -> None:
-    made, _ = prepare(scans(root), tmp_path / "store")
-    flip(made.path / "pixels.npy")
-    turn(root / "0.dcm")
-    again, _ = prepare(scans(root), tmp_path / "store")
-    expect(again, again.table, [255 - ALL[0], *ALL[1:]])
-
-
 def test_another_decoder_is_another_store(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,12 +231,6 @@ def test_another_decoder_is_another_store(
     second, _ = prepare(scans(root), tmp_path / "store")
     assert second.path != first.path
     assert second.sha256 == first.sha256  # for the pixels are the same
-
-
-def folder(root: Path, key: str = "dataset") -> list[str]:
-    scans(root).table().to_csv(root / "labels.csv", index=False)
-    named = [f"{key}.columns.{c}={c}" for c in ("image", "patient", "split")]
-    return [*named, f"{key}.root={root}", f"{key}.findings={{Effusion: Effusion}}"]
 
 
 def federated(root: Path) -> list[str]:
@@ -452,47 +281,3 @@ def test_an_archive_that_is_replaced_is_another(tmp_path: Path) -> None:
         hashes.add(made.sha256)
     assert len(hashes) == 3
     assert made.repeated().empty
-
-
-def test_images_that_two_patients_share_are_told(root: Path, tmp_path: Path) -> None:
-    scan(root / "5.dcm", ALL[0])  # of a test patient, as of one to train on
-    scan(root / "1.dcm", ALL[3])
-    here = RunDirectory(tmp_path / "run")
-    here.path.mkdir()
-    asked = ["dataset=folder", *folder(root), f"dataset.size={SIDE}", "partition=iid",
-             "partition.clients=2", f"store={tmp_path / 'store'}"]  # fmt: skip
-    with Console() as console:
-        prepared = data.prepare(compose(asked), partial(console.show, "images"), 0)
-        data.save(prepared, here)
-        data.review(prepared, here, console.warn)
-    told = pd.read_csv(here.path / "duplicates.csv")
-    groups = told.groupby("group")["image"].agg(set).tolist()
-    assert groups == [{"0.dcm", "5.dcm"}, {"1.dcm", "3.dcm"}]
-    assert "4 images are the same as another patient's" in prepared.caveats[-1]
-    assert "of which 1 are both in the test split and out of it" in prepared.caveats[-1]
-    assert partition.sha256(prepared.assigned)
-
-
-def test_images_of_one_grey_level_are_told(tmp_path: Path) -> None:
-    """Some sets hold blank films; an image that shows nothing is used, but never without a word."""
-    (tmp_path / "images").mkdir()
-    for i in range(20):
-        values = np.full((16, 16), 40 + i, np.uint8) if i in (3, 12) else shown(i)
-        Image.fromarray(values).save(tmp_path / "images" / f"{i}.png")
-    sheet = pd.DataFrame({"file": [f"{i}.png" for i in range(20)], "who": range(20)})
-    sheet.assign(fluid=[0, 1] * 10).to_csv(tmp_path / "labels.csv", index=False)
-    here = RunDirectory(tmp_path / "run")
-    here.path.mkdir()
-    asked = [
-        *("dataset=folder", f"dataset.root={tmp_path}", "dataset.table=labels.csv"),
-        *("dataset.columns.image=file", "dataset.columns.patient=who", "dataset.size=16"),
-        *("dataset.findings={Effusion: fluid}", "partition=iid", "partition.clients=2"),
-        f"store={tmp_path / 'store'}",
-    ]
-    for _ in range(2):  # built, and found
-        with Console() as console:
-            prepared = data.prepare(compose(asked), partial(console.show, "images"), 0)
-            data.save(prepared, here)
-        told = pd.read_csv(here.path / "one_grey_level.csv")
-        assert told["image"].tolist() == ["3.png", "12.png"]
-        assert "2 images are of one grey level" in prepared.caveats[-1]

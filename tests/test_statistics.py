@@ -73,7 +73,7 @@ def test_macro_of_rare_findings_is_covered(simulation: ModuleType) -> None:
 
 
 def test_no_interval_below_the_stated_number_of_patients() -> None:
-    from test_evaluation import predictions
+    from plain_scores import predictions
 
     rng = np.random.default_rng(0)
     for positives in (LEAST - 1, LEAST):
@@ -117,7 +117,7 @@ def test_a_rare_finding_that_happens_to_be_easy_is_not_exactly_known() -> None:
 
 
 def test_an_average_precision_is_taken_back_by_what_few_positives_add() -> None:
-    from test_evaluation import predictions
+    from plain_scores import predictions
 
     rng = np.random.default_rng(0)
     labels = (np.arange(200) < 20).astype(np.float32)[:, None]
@@ -305,7 +305,7 @@ def dealt(labels: np.ndarray, scores: np.ndarray, sex: np.ndarray, deals: int) -
 
 @pytest.mark.parametrize("harm", [0.0, 2.0])
 def test_a_gap_stands_beside_what_chance_makes_of_it(harm: float) -> None:
-    from test_evaluation import predictions
+    from plain_scores import predictions
 
     rng, n = np.random.default_rng(6), 300
     labels = (rng.random(n) < 0.3).astype(np.float32)
@@ -322,7 +322,7 @@ def test_a_gap_stands_beside_what_chance_makes_of_it(harm: float) -> None:
 
 def test_chance_gaps_are_not_called_gaps_where_a_finding_is_rare_in_one_group() -> None:
     """Attributes of many, some of them the patient's and some the image's; none matters."""
-    from test_evaluation import predictions
+    from plain_scores import predictions
 
     rng, p = np.random.default_rng(7), []
     for _ in range(40):
