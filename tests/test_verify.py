@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import summary
+from omegaconf import OmegaConf
 from signed_run import SMALL, head_of
 
 from fedmed.cli.main import main
@@ -223,3 +224,27 @@ def test_the_command(
         status, out, err = call(ran, *wrong)
         assert (status, len(err.splitlines())) == (2, 1), err
     assert call(tmp_path / "none")[0] == 2
+
+
+@pytest.mark.parametrize("key", ["anchor", "model.network", "strategy.server", "dataset"])
+def test_whoever_wrote_a_run_directory_runs_no_code(
+    key: str, ran: Path, known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run directory of a stranger's is looked at: what it names is not even imported."""
+    (tmp_path / "trojan.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "run"
+    shutil.copytree(ran, folder)
+    path = folder / ".hydra" / "config.yaml"
+    config = OmegaConf.load(path)
+    OmegaConf.update(config, f"{key}._target_", "trojan.Trojan")
+    run_dir = RunDirectory(folder)
+    summary = run_dir.summary()
+    OmegaConf.save(config, path)
+    assert summary is not None
+    run_dir.write_summary({**summary, "files": run_dir.digests()})  # the stranger can hash, too
+    if key == "anchor":  # no part of what the record binds
+        assert "what trojan.Trojan keeps" in str(verify(folder, known))
+    else:
+        with pytest.raises(FedmedError, match="config is not what the record binds"):
+            verify(folder, known)

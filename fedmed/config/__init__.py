@@ -1,6 +1,6 @@
 """The configuration: composed by Hydra, typed by pydantic, refused in one line when it is wrong."""
 
-from fedmed.config.compose import CONF, compose, parse, record, settings, tree
+from fedmed.config.compose import CONF, compose, parse, record, settings, tree, typed
 from fedmed.config.identity import NOT_IDENTITY
 from fedmed.config.schema import (
     DPSGD,
@@ -49,4 +49,5 @@ __all__ = [
     "record",
     "settings",
     "tree",
+    "typed",
 ]

@@ -39,12 +39,16 @@ def compose(overrides: Sequence[str], build: bool = True) -> Config:
     return parse(_compose(overrides), build)
 
 
-def parse(config: DictConfig, build: bool = True) -> Config:
-    """Return the typed configuration. Raises ConfigError as :func:`compose` does."""
+def typed(config: DictConfig) -> Config:
+    """Return the typed configuration, whose components are names and values: none is imported.
+
+    Raises:
+        ConfigError: naming the key and what it takes.
+    """
     raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        parsed = Config.model_validate(values)
+        return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(problems(error, raw))) from None
     except OmegaConfBaseException as error:
@@ -52,6 +56,12 @@ def parse(config: DictConfig, build: bool = True) -> Config:
         if "Missing mandatory value" in str(error):
             raise ConfigError(f"{key}: is missing; give it as {key}=VALUE") from None
         raise ConfigError(f"{key}: {first_line(error)}") from None
+
+
+def parse(config: DictConfig, build: bool = True) -> Config:
+    """Return the typed configuration. Raises ConfigError as :func:`compose` does."""
+    raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
+    parsed = typed(config)
     if build:  # at once: what would find them missing takes seconds to import
         _check_files(parsed)
     checks.check_values(parsed)

@@ -21,6 +21,17 @@ from fedmed.record.merkle import Head
 Every = Annotated[int, Field(ge=1)]
 
 
+#: The anchors that a record's reader may ask because its configuration names them: any other one is
+#: code of whoever wrote that.
+OWN = frozenset(
+    {
+        "fedmed.record.anchors.FileAnchor",
+        "fedmed.record.anchors.NoAnchor",
+        "fedmed.record.ethereum.EthereumAnchor",
+    }
+)
+
+
 class AnchorError(FedmedError):
     """An anchor that cannot be reached now, or that refuses a head."""
 

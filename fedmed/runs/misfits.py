@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from fedmed import partition
-from fedmed.config import Config, identity, parse, wire
+from fedmed.config import Config, identity, typed, wire
 from fedmed.core.errors import FedmedError
 from fedmed.core.files import damaged
 from fedmed.core.records import MetricRow
@@ -67,7 +67,7 @@ def check_configuration(run_dir: RunDirectory, first: Record) -> Config:
         )
     if not path.exists():
         raise FedmedError(f"{path}: is gone")
-    config = parse(OmegaConf.create(run_dir.composed()), build=False)
+    config = typed(OmegaConf.create(run_dir.composed()))  # whoever wrote it is not to run code
     if identity.sha256(config, first["device"]) != first["config"]:
         raise Misfit(path, "round 0", "config")
     if wire.sha256(wire.dumps(config)) != first["task"]:
