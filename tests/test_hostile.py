@@ -80,6 +80,28 @@ def demand(*more: str, edit: dict[str, Any] | None = None, **message: Any) -> di
     return {**own, "digest": wire.sha256(text), **message}
 
 
+def hostile_app(folder: Path, demands: dict[str, Any]) -> Path:
+    """Write the app of a server that makes demands, and return its folder.
+
+    What hospitals say to it is in ``told.json``; ``executed`` is there once its code for them ran.
+    """
+    (folder / "demands.json").write_text(json.dumps(demands))
+    app = folder / "app"
+    app.mkdir()
+    project = PROJECT.format(version="9.9.9").replace("fedmed.server.app:app", "hostile:app")
+    project = project.replace("fedmed.client.app:app", "hostile:client")
+    (app / "pyproject.toml").write_text(project.replace('"/README.md"', '"/hostile.py"'))
+    paths = {name: str(folder / name) for name in ("executed", "demands.json", "told.json")}
+    text = HOSTILE.format(
+        executed=paths["executed"],
+        agreed=list(AGREED),
+        demands=paths["demands.json"],
+        told=paths["told.json"],
+    )
+    (app / "hostile.py").write_text(text)
+    return app
+
+
 def test_a_hostile_server(tmp_path: Path, store: Path) -> None:
     """Its code does not run at the hospital; of its demands only what was agreed is answered."""
     executed, told = tmp_path / "executed", tmp_path / "told.json"
@@ -103,22 +125,7 @@ def test_a_hostile_server(tmp_path: Path, store: Path) -> None:
         "other words": "is not the one that was sent",
         "beyond the budget": "privacy.epsilon",
     }
-    (tmp_path / "demands.json").write_text(json.dumps(demands))
-    app = tmp_path / "app"
-    app.mkdir()
-    project = PROJECT.format(version="9.9.9")
-    project = project.replace("fedmed.server.app:app", "hostile:app")
-    project = project.replace("fedmed.client.app:app", "hostile:client")
-    project = project.replace('"/README.md"', '"/hostile.py"')
-    (app / "pyproject.toml").write_text(project)
-    (app / "hostile.py").write_text(
-        HOSTILE.format(
-            executed=str(executed),
-            agreed=list(AGREED),
-            demands=str(tmp_path / "demands.json"),
-            told=str(told),
-        )
-    )
+    app = hostile_app(tmp_path, demands)
     (one,) = planned(compose(AGREED), [TRAINED])
     budget = epsilon([one, one], 1e-5) * 1.01
     with Loopback(tmp_path / "deployment", app) as federation:
@@ -152,21 +159,7 @@ def test_a_hostile_server(tmp_path: Path, store: Path) -> None:
 
 def test_a_node_of_flowers_own_runs_the_servers_code(tmp_path: Path, store: Path) -> None:
     """The control: what the hospital's node does not do, flower-supernode does."""
-    executed = tmp_path / "executed"
-    app = tmp_path / "app"
-    app.mkdir()
-    project = PROJECT.format(version="9.9.9").replace("fedmed.server.app:app", "hostile:app")
-    project = project.replace("fedmed.client.app:app", "hostile:client")
-    (app / "pyproject.toml").write_text(project.replace('"/README.md"', '"/hostile.py"'))
-    (tmp_path / "demands.json").write_text(json.dumps({"agreed": demand()}))
-    (app / "hostile.py").write_text(
-        HOSTILE.format(
-            executed=str(executed),
-            agreed=list(AGREED),
-            demands=str(tmp_path / "demands.json"),
-            told=str(tmp_path / "told.json"),
-        )
-    )
+    app, executed = hostile_app(tmp_path, {"agreed": demand()}), tmp_path / "executed"
     with Loopback(tmp_path / "deployment", app) as federation:
         overrides = [*AGREED, f"store={store}"]
         path = federation.home(0).path

@@ -18,12 +18,14 @@ from fedmed import models
 from fedmed.client.app import app
 from fedmed.client.redaction import RedactedError
 from fedmed.config import Config, compose, wire
-from fedmed.core.errors import ConfigError
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.deployment import node_data
 from fedmed.deployment.home import Home
 from fedmed.deployment.policy import Policy, Refused
+from fedmed.engines.deployment import check_key
 from fedmed.federation.messages import (
     ARRAYS,
+    CHALLENGE,
     CONFIG,
     DESCRIBE,
     METRICS,
@@ -34,6 +36,7 @@ from fedmed.federation.messages import (
 )
 from fedmed.flower import process
 from fedmed.privacy.budget import planned
+from fedmed.record.signatures import of_report
 
 AGREED = (
     *TINY,
@@ -67,6 +70,7 @@ class Server:
         client: int = 0,
         number: int = 0,
         home: str | None = "",
+        challenge: str | None = None,
     ) -> RecordDict:
         """Send a message; what is not given is as agreed."""
         text = text if text is not None else wire.dumps(self.config)
@@ -78,6 +82,8 @@ class Server:
         )
         told = self.due if noise is None else noise
         content[CONFIG] = ConfigRecord({NOISE: told} if told is not False else {})
+        if challenge:
+            content[CHALLENGE] = ConfigRecord({"nonce": challenge})
         own: dict[str, Any] = {"partition-id": number}
         own |= {} if home is None else {"home": home or str(self.home.path)}
         context = Context(1, 1, own, RecordDict(), {})
@@ -348,6 +354,29 @@ def test_hashes_confirm_nobody(server: Server, tmp_path: Path, store: Path) -> N
         assert len({mine[name], theirs[name], plain[name]}) == 3
     assert mine["patients"] == theirs["patients"]
     assert server.ask(DESCRIBE).config_records[NODE_REPORT]["data_sha256"] == mine["data_sha256"]
+
+
+def test_a_number_is_its_keys(server: Server, tmp_path: Path, store: Path) -> None:
+    """No other registered hospital, no answer to an earlier question, and no other report."""
+    other = make_home(tmp_path / "other", [*AGREED, f"store={store}"], **BUDGET)
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    shutil.copyfile(f"{server.home.record_key}.pub", keys / "hospital-0.pub")
+    task = wire.sha256(wire.dumps(server.config))
+    mine = server.ask(DESCRIBE, challenge="ab")
+    report = dict(mine.config_records[NODE_REPORT])
+    check_key(keys, 0, mine, of_report(task, "ab", report))
+    stolen = Server(other, server.config).ask(DESCRIBE, challenge="ab")
+    for content, statement in (
+        (stolen, of_report(task, "ab", dict(stolen.config_records[NODE_REPORT]))),
+        (mine, of_report(task, "cd", report)),
+        (mine, of_report(task, "ab", {**report, "train_patients": 1})),
+        (server.ask(DESCRIBE), of_report(task, "ab", report)),
+    ):
+        with pytest.raises(FedmedError, match="does not have its key"):
+            check_key(keys, 0, content, statement)
+    with pytest.raises(FedmedError, match=r"hospital-1\.pub: cannot be read"):
+        check_key(keys, 1, mine, of_report(task, "ab", report))
 
 
 def test_a_home_is_its_owners_alone_and_names_no_patient(server: Server) -> None:

@@ -84,14 +84,24 @@ class Hospitals:
                 raise FedmedError(f"a hospital's node does not say which client it is: {client!r}")
             if keys is not None:
                 statement = signatures.of_report(run.config_sha256, nonce, report)
-                _check_key(keys, client, reply.content, statement)
+                check_key(keys, client, reply.content, statement)
             if client in self.node:
                 raise FedmedError(f"two nodes say that they are client {client}: see partition-id")
             self.node[client], self.report[client] = message.metadata.dst_node_id, report
 
 
-def _check_key(keys: Path, client: int, content: RecordDict, statement: Mapping[str, Any]) -> None:
-    """Refuse a report that is not signed by the key of the client that it names."""
+def check_key(keys: Path, client: int, content: RecordDict, statement: Mapping[str, Any]) -> None:
+    """Refuse a report that is not signed by the key of the client that it names.
+
+    Args:
+        keys: the folder of ``hospital-0.pub`` and so on.
+        client: which the report names.
+        content: the reply.
+        statement: what is to be signed: the report, the task, and this question's own challenge.
+
+    Raises:
+        FedmedError: if it is not, or there is no such key.
+    """
     public = signatures.read_public(keys / f"hospital-{client}.pub")
     records = content.config_records
     signature = str(records[SIGNATURE].get("signature")) if SIGNATURE in records else ""
