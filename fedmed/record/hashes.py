@@ -6,6 +6,7 @@ of ``metrics.csv``. So two engines that give the same result give the same hashe
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from flwr.app import ArrayRecord, RecordDict
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from fedmed.core.records import MetricRow, csv_lines
 from fedmed.core.seeding import fingerprint
 from fedmed.flower.arrays import Undecodable, decoded
+
+NUMBERS = "biufc"  # kinds of arrays that are hashed as such; a reply may hold dates and worse
 
 
 def of_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -24,7 +27,7 @@ def of_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
 def of_record(record: ArrayRecord) -> str:
     """Return the hash of a message's arrays: the one of :func:`of_arrays`, where they are sound.
 
-    What cannot be decoded is hashed as the bytes that came.
+    What cannot be decoded, or holds no numbers, is hashed as the bytes that came.
     """
     return fingerprint((name, _plain(record, name)) for name in sorted(record))
 
@@ -44,7 +47,7 @@ def of_rows(rows: Sequence[MetricRow]) -> str:
 
 def _plain(record: ArrayRecord, name: str) -> object:
     array = record[name]
-    try:
-        return decoded(array)
-    except Undecodable:
-        return ["undecodable", array.dtype, list(array.shape), array.stype, array.data]
+    with suppress(Undecodable):
+        if (values := decoded(array)).dtype.kind in NUMBERS:
+            return values
+    return ["undecodable", array.dtype, list(array.shape), array.stype, array.data]
