@@ -165,8 +165,11 @@ def test_killed_at_any_moment_it_is_never_less_than_the_truth(tmp_path: Path) ->
         process = multiprocessing.get_context("fork").Process(
             target=_hospital, args=(tmp_path, told)
         )
+        before = told.stat().st_size
         process.start()
-        time.sleep(rng.uniform(0.005, 0.03))
+        while told.stat().st_size == before:  # it trains, however slow the machine is
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.02))
         assert process.pid
         os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -175,7 +178,7 @@ def test_killed_at_any_moment_it_is_never_less_than_the_truth(tmp_path: Path) ->
         own.authorise("run", 1, [ALICE], event(steps=1), None)  # a torn line is mended first
         trainings = own.runs(DELTA)["run"].trainings - (moment + 1)
         assert released <= trainings <= released + moment + 1
-    assert released > 50
+    assert released >= 50
 
 
 def _at_once(folder: Path, run: str) -> None:
