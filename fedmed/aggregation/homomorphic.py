@@ -1,4 +1,4 @@
-"""Homomorphic sums: clients encrypt integers, a server adds ciphertexts, a key holder reads the sum.
+"""Homomorphic sums: clients encrypt integers, a server adds, a key holder reads the sum.
 
 Whatever the scheme, the sum that is read is the integers' own, exactly, or there is an error. A
 payload is a header (:class:`Header`) and ciphertexts of one fixed size, so that a reader knows the
@@ -138,10 +138,12 @@ class HomomorphicScheme(ABC):
             :meth:`add` takes. Each is made when it is asked for.
 
         Raises:
+            ConfigError: if no lane is so wide; see :meth:`check`.
             HomomorphicError: if the key is not of this scheme, or a value does not fit.
         """
         if values.ndim != 1 or not len(values) or values.dtype != np.int64:
-            raise HomomorphicError(f"values are int64 in one row, not {values.dtype} {values.shape}")
+            raise HomomorphicError(f"values are int64 of shape (n,), not {values.dtype}")
+        self.check(width, 1)
         half = 1 << (width - 1)
         if values.min() < -half or values.max() >= half:
             raise HomomorphicError(f"a value is outside of the {width} bits of its lane")
@@ -164,6 +166,7 @@ class HomomorphicScheme(ABC):
             The new total, as long as the payload.
 
         Raises:
+            ConfigError: if the total so far is of more than :meth:`check` allows.
             HomomorphicError: if the payload is not what is due: of another key, size or width, cut,
                 or with a ciphertext that cannot be one. The total is then as it was.
         """
@@ -176,7 +179,9 @@ class HomomorphicScheme(ABC):
         old = self._ciphertexts(total, due._replace(summands=header.summands))
         return bytes(header._replace(summands=header.summands + 1)) + self._add(body, old, new)
 
-    def decrypt(self, secret: bytes, total: bytes, *, size: int, width: int, clients: int) -> Values:
+    def decrypt(
+        self, secret: bytes, total: bytes, *, size: int, width: int, clients: int
+    ) -> Values:
         """Read a total.
 
         Args:
@@ -194,7 +199,6 @@ class HomomorphicScheme(ABC):
             HomomorphicError: if the total is not what is due, or holds no sums of this width: made
                 by a client that did not keep to its lanes.
         """
-        self.check(width, clients)
         body = self._body("secret", secret)
         due = Header(bytes(body[:32]), clients, width, size)
         found = self._ciphertexts(total, due)
@@ -246,6 +250,7 @@ class HomomorphicScheme(ABC):
             yield encrypt(np.pad(part, (0, lanes - len(part))))
 
     def _ciphertexts(self, payload: bytes, due: Header) -> memoryview:
+        self.check(due.width, due.summands)
         found = Header.read(payload)
         if found.key != due.key:
             raise HomomorphicError("encrypted under another key")

@@ -27,10 +27,13 @@ from fedmed.aggregation.homomorphic import (
 )
 from fedmed.core.errors import ConfigError
 
-#: Standard deviations of noise that must fit. By chance alone one of 10^7 coefficients is beyond
-#: ten of them once in 10^15 sums.
-SIGMAS = 10
-MEASURED = 1024  # summands up to which BFV's sums were found exact; noise that is larger was not seen
+#: Deviations of noise for which BFV leaves room. A coefficient's noise is all but normal: of 10^7,
+#: one is beyond ten deviations once in 10^15 sums.
+NORMAL = 10
+#: The same for CKKS, in a quarter of a step. There the noise of a slot is as large as the secret is
+#: in it, which varies: over keys it is a Laplace variable, beyond k deviations by exp(-√2 k).
+LAPLACE = 30
+MEASURED = 1024  # summands up to which BFV's sums were found exact
 AWAY = 0.25  # from an integer, at most, is a value that CKKS has read
 
 
@@ -45,11 +48,11 @@ class Lattice(HomomorphicScheme):
     def __init__(self, parameters: seal.Parameters, slots: int) -> None:
         primes = parameters.primes
         seal.template(parameters)  # refuses what is not secure
-        self.parameters = " ".join(map(str, parameters)).lower()
+        self.parameters = str(parameters)
         self._parameters, self._slots = parameters, slots
         self._whole = seal.Ring(parameters.degree, primes)
-        self._ring = seal.Ring(parameters.degree, primes[:-1] or primes)
-        self.ciphertext_bytes = self._ring.bytes
+        self._ring = seal.Ring(parameters.degree, primes[:-1])
+        self.ciphertext_bytes = self._ring.size
 
     def generate(self) -> Keys:  # noqa: D102
         context = self._parameters.new()
@@ -127,7 +130,7 @@ class BFV(Lattice):
     ) -> None:
         bits = tuple(coeff_mod_bit_sizes)
         self._plain_bits = plain_bits
-        self._modulus = _batching_prime(plain_bits, poly_modulus_degree)
+        self._modulus = _plain_modulus(plain_bits, poly_modulus_degree)
         parameters = seal.Parameters("BFV", poly_modulus_degree, bits, self._modulus)
         super().__init__(parameters, poly_modulus_degree)
 
@@ -142,7 +145,7 @@ class BFV(Lattice):
                 f"{width} bits"
             )
         room = prod(self._ring.primes) / (2 * self._modulus)
-        most = min(int((room / SIGMAS / _noise(self._slots)) ** 2), MEASURED)
+        most = min(int((room / NORMAL / _noise(self._slots)) ** 2), MEASURED)
         if clients > most:
             raise ConfigError(
                 f"aggregation.plain_bits={self._plain_bits}: the noise of more than {most} clients "
@@ -164,7 +167,8 @@ class BFV(Lattice):
             raise HomomorphicError(
                 "a sum does not fit its lane: a client's values were not what they had to be"
             )
-        return (((digits >> shifts) & (2 * half - 1)) - half).reshape(-1)
+        found: Values = ((digits >> shifts) & (2 * half - 1)) - half
+        return found.reshape(-1)
 
 
 class CKKS(Lattice):
@@ -192,7 +196,7 @@ class CKKS(Lattice):
         scale_bits: int = 44,
     ) -> None:
         bits = tuple(coeff_mod_bit_sizes)
-        if not 1 <= scale_bits <= sum(bits[:-1] or bits) - 3:
+        if not 1 <= scale_bits <= sum(bits[:-1]) - 3:
             raise ConfigError(
                 f"aggregation.scale_bits={scale_bits}: 3 bits fewer than the primes of "
                 f"aggregation.coeff_mod_bit_sizes={list(bits)} without the last have together"
@@ -209,11 +213,11 @@ class CKKS(Lattice):
         # a slot is a sum of N coefficients times unit vectors, of which the real part counts
         noise = _noise(2 * self._slots) * sqrt(self._slots * clients)
         step = 2.0 ** (self._scale_bits - width + 1)
-        if SIGMAS * noise > AWAY * step:
+        if LAPLACE * noise > AWAY * step:
             raise ConfigError(
                 f"aggregation.scale_bits={self._scale_bits}: the noise of {clients} clients has a "
                 f"deviation of {noise / step:.2g} steps in sums of {width} bits, and rounding is "
-                f"exact up to {AWAY / SIGMAS}"
+                f"exact up to {AWAY / LAPLACE:.2g}"
             )
 
     def _encode(self, values: Values, width: int) -> list[float]:
@@ -224,12 +228,14 @@ class CKKS(Lattice):
         steps = np.ldexp(slots, width - 1)
         whole = np.rint(steps)
         half = 1 << (width - 1)
-        if not (np.abs(steps - whole) <= AWAY).all() or not (np.abs(whole) <= half).all():
+        held = (np.abs(steps - whole) <= AWAY) & (whole >= -half) & (whole < half)
+        if not held.all():
             raise HomomorphicError(
                 "a sum is too far from an integer, or out of its bits: a client's values were not "
                 "what they had to be"
             )
-        return whole.astype(np.int64)
+        found: Values = whole.astype(np.int64)
+        return found
 
 
 def _noise(degree: int) -> float:
@@ -241,9 +247,14 @@ def _noise(degree: int) -> float:
     return sqrt((1 + 2 * degree / 3) / 12)
 
 
-def _batching_prime(bits: int, degree: int) -> int:
-    """Return the least prime above 2^bits that is 1 modulo twice the degree, so that slots exist."""
-    found = (1 << bits) + 1
+def _plain_modulus(bits: int, degree: int) -> int:
+    """Return a prime above 9/8 of 2^bits that is 1 modulo twice the degree, so that slots exist.
+
+    Where noise spoils one coefficient all slots are as if drawn: one in nine is then above 2^bits,
+    which no sum is, and so it is seen.
+    """
+    step = 2 * degree
+    found = (9 << bits) // 8 // step * step + 1
     while not library("gmpy2").is_prime(found):
         found += 2 * degree
     return found

@@ -47,9 +47,7 @@ class Paillier(HomomorphicScheme):
         ConfigError: if the key would be too short, or gmpy2 is missing.
     """
 
-    def __init__(
-        self, key_bits: int = 3072, blinding: Literal["djn", "full"] = "djn"
-    ) -> None:
+    def __init__(self, key_bits: int = 3072, blinding: Literal["djn", "full"] = "djn") -> None:
         if key_bits < LEAST_BITS or key_bits % 16:
             raise ConfigError(
                 f"aggregation.key_bits={key_bits}: {LEAST_BITS} or more, a multiple of 16"
@@ -78,8 +76,10 @@ class Paillier(HomomorphicScheme):
         )
 
     def _prime(self) -> Any:
-        """Return a random prime of half the bits: the two highest are 1, as n's highest is then,
-        and the two lowest: -1 is no square then, and -x² creates all squares' and their negatives'.
+        """Return a random prime of half the bits.
+
+        Its two highest bits are 1, so that n has all of its own; so are the two lowest, as DJN's
+        blinding wants it: -1 is no square then.
         """
         bits = self._bits // 2
         gmpy2 = library("gmpy2")

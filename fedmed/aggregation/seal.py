@@ -38,8 +38,8 @@ class Ring(NamedTuple):
     primes: tuple[int, ...]
 
     @property
-    def bytes(self) -> int:
-        """The size of two polynomials, in as few whole bytes a coefficient as its prime has."""
+    def size(self) -> int:
+        """The bytes of two polynomials, in as few whole bytes a coefficient as its prime has."""
         return 2 * self.degree * sum(map(_bytes, self.primes))
 
     def pack(self, polynomials: Polynomials) -> bytes:
@@ -56,8 +56,8 @@ class Ring(NamedTuple):
         Raises:
             HomomorphicError: if it is of another length, or a coefficient is not below its prime.
         """
-        if len(data) != self.bytes:
-            raise HomomorphicError(f"polynomials of {len(data)} bytes, not {self.bytes}")
+        if len(data) != self.size:
+            raise HomomorphicError(f"polynomials of {len(data)} bytes, not {self.size}")
         octets = np.zeros((2, len(self.primes), self.degree, 8), np.uint8)
         at = 0
         for i, prime in enumerate(self.primes):
@@ -66,16 +66,17 @@ class Ring(NamedTuple):
             part = np.frombuffer(data[at:end], np.uint8)
             octets[:, i, :, :width] = part.reshape(2, self.degree, width)
             at = end
-        found = octets.view("<u8")[..., 0]
+        found: Polynomials = octets.view("<u8")[..., 0]
         if (found >= self._column).any():
             raise HomomorphicError("polynomials with a coefficient that is not below its prime")
         return found
 
     def add(self, one: Polynomials, other: Polynomials) -> Polynomials:
         """Return the sum of polynomials."""
-        found = one + other
+        found: Polynomials = one + other
         # below 0 it wraps to what is larger, so that the smaller is the remainder
-        return np.minimum(found, found - self._column, out=found)
+        np.minimum(found, found - self._column, out=found)
+        return found
 
     @property
     def _column(self) -> Polynomials:
@@ -99,10 +100,17 @@ class Parameters(NamedTuple):
     plain_modulus: int = 0
     scale: float = 0.0
 
+    def __str__(self) -> str:
+        """Return them in a few words."""
+        bits = ",".join(map(str, self.bits))
+        return f"{self.scheme} {self.degree} {bits} {self.plain_modulus or self.scale:.0f}"
+
     @property
     def primes(self) -> tuple[int, ...]:
         """The primes of the modulus, in SEAL's order."""
         try:
+            if len(self.bits) < 2:
+                raise ValueError("one prime for data and one for keys are needed")
             found = library("tenseal.sealapi").CoeffModulus.Create(self.degree, self.bits)
         except (ValueError, RuntimeError, TypeError) as error:
             raise self._refused(error) from None
