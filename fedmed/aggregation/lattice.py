@@ -129,6 +129,8 @@ class BFV(Lattice):
         plain_bits: int = 42,
     ) -> None:
         bits = tuple(coeff_mod_bit_sizes)
+        if not 2 <= plain_bits <= 60:
+            raise ConfigError(f"aggregation.plain_bits={plain_bits}: from 2 to 60")
         self._plain_bits = plain_bits
         self._modulus = _plain_modulus(plain_bits, poly_modulus_degree)
         parameters = seal.Parameters("BFV", poly_modulus_degree, bits, self._modulus)
@@ -253,6 +255,8 @@ def _plain_modulus(bits: int, degree: int) -> int:
     Where noise spoils one coefficient all slots are as if drawn: one in nine is then above 2^bits,
     which no sum is, and so it is seen.
     """
+    if degree < 1 or degree & (degree - 1):
+        raise ConfigError(f"aggregation.poly_modulus_degree={degree}: a power of two")
     step = 2 * degree
     found = (9 << bits) // 8 // step * step + 1
     while not library("gmpy2").is_prime(found):

@@ -154,10 +154,14 @@ class Paillier(HomomorphicScheme):
         def modulo(prime: Any, other: Any, ciphertext: Any) -> Any:
             # (1 + m n)^(p - 1) = 1 + (p - 1) m n modulo p², and p - 1 is -1 in what is left of it
             powered = gmpy2.powmod(ciphertext, prime - 1, prime * prime)
+            if powered % prime != 1:
+                raise HomomorphicError("a total that is none: it shares a factor with the key")
             return -(powered // prime) * gmpy2.invert(other, prime) % prime
 
         def decrypt(ciphertext: memoryview) -> Values:
             found = gmpy2.mpz.from_bytes(ciphertext, "little")
+            if found >= n * n:
+                raise HomomorphicError("a total that is none: a ciphertext is out of range")
             of_q = modulo(q, p, found)
             message = of_q + q * ((modulo(p, q, found) - of_q) * inverse % p)
             digits = gmpy2.unpack((message + bias) % n, width)
