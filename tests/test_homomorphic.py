@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -73,31 +74,42 @@ def decrypted(name: str, total: bytes, size: int, width: int, clients: int) -> V
     return scheme(name).decrypt(keys(name).secret, total, size=size, width=width, clients=clients)
 
 
+def payloads_of(name: str, rows: Values, width: int) -> list[bytes]:
+    """Encrypt the rows of clients in one go, which saves the time of reading the key for each."""
+    clients, size = rows.shape
+    lanes, each = scheme(name).lanes(width), scheme(name).ciphertext_bytes
+    padded = np.pad(rows, ((0, 0), (0, -size % lanes)))
+    whole = encrypted(name, padded.reshape(-1), width)
+    header = bytes(Header.read(whole)._replace(size=size))
+    length = -(-size // lanes) * each
+    assert len(header) + length == scheme(name).payload_bytes(size, width)
+    return [header + whole[HEADER + i * length :][:length] for i in range(clients)]
+
+
 def summed(name: str, rows: Values, width: int) -> Values:
     clients, size = rows.shape
-    payloads = [encrypted(name, row, width) for row in rows]
-    assert {len(payload) for payload in payloads} == {scheme(name).payload_bytes(size, width)}
-    return decrypted(name, added(name, payloads, size, width), size, width, clients)
+    total = added(name, payloads_of(name, rows, width), size, width)
+    assert len(total) == scheme(name).payload_bytes(size, width)
+    return decrypted(name, total, size, width, clients)
 
 
-def extremes(clients: int, size: int, width: int) -> dict[str, Values]:
+def extremes(clients: int, size: int, width: int) -> Values:
     """Values of clients whose sums go to the ends of what the width holds, and not beyond."""
+    size = -(-size // 6)
     half = 1 << (width - 1)
-    high, low = (
-        (half - 1) // clients,
-        -half // clients if half % clients == 0 else -(half // clients),
-    )
+    high, low = (half - 1) // clients, -(half // clients)
+    column, row = np.arange(size) % 2, np.arange(clients)[:, None] % 2
     alone = np.zeros((clients, size), np.int64)
-    alone[0] = np.where(np.arange(size) % 2, half - 1, -half)
-    signs = np.arange(clients * size).reshape(clients, size) % 2
-    return {
-        "high": np.full((clients, size), high),
-        "low": np.full((clients, size), low),
-        "by column": np.where(np.arange(size) % 2, high, low) + np.zeros((clients, 1), np.int64),
-        "by both": np.where(signs, high, low),
-        "alone": alone,
-        "drawn": np.random.default_rng(width).integers(low, high, (clients, size), endpoint=True),
-    }
+    alone[0] = np.where(column, half - 1, -half)
+    patterns = (
+        np.full((clients, size), high),
+        np.full((clients, size), low),
+        np.where(column + 0 * row, high, low),
+        np.where(column ^ row, high, low),
+        alone,
+        np.random.default_rng(width).integers(low, high, (clients, size), endpoint=True),
+    )
+    return np.hstack(patterns)
 
 
 @ALL
@@ -109,41 +121,35 @@ def test_the_sum_is_the_integers(name: str, width: int, clients: int) -> None:
         pytest.skip("refused: see below")
     scheme(name).check(width, clients)
     size = min(scheme(name).lanes(width), 8192) + 3  # the last ciphertext is not full
-    for pattern, rows in extremes(clients, size, width).items():
-        np.testing.assert_array_equal(summed(name, rows, width), rows.sum(0), err_msg=pattern)
+    rows = extremes(clients, size, width)
+    np.testing.assert_array_equal(summed(name, rows, width), rows.sum(0))
 
 
 @pytest.mark.parametrize(("name", "width"), [("paillier", 48), ("bfv-8192", 48), ("bfv", 42)])
 @pytest.mark.parametrize("clients", [2, 5])
 def test_wide_lanes(name: str, width: int, clients: int) -> None:
-    for pattern, rows in extremes(clients, 50, width).items():
-        np.testing.assert_array_equal(summed(name, rows, width), rows.sum(0), err_msg=pattern)
+    rows = extremes(clients, 50, width)
+    np.testing.assert_array_equal(summed(name, rows, width), rows.sum(0))
 
 
 @pytest.mark.parametrize("width", [2, 3, 14, 25])
 def test_every_width_of_ckks_and_narrow_lanes_of_all(width: int) -> None:
     for name in ("paillier", "bfv", "ckks"):
-        for pattern, rows in extremes(2, 40, width).items():
-            np.testing.assert_array_equal(summed(name, rows, width), rows.sum(0), err_msg=pattern)
+        rows = extremes(2, 40, width)
+        np.testing.assert_array_equal(summed(name, rows, width), rows.sum(0))
 
 
 @pytest.mark.parametrize("name", ["bfv", "bfv-54"])
 def test_bfv_holds_1024_summands_at_the_ends(name: str) -> None:
     width, clients, size = 20, 1024, 8192
     scheme(name).check(width, clients)
-    rows = np.where(np.arange(size) % 2, 511, -512)
-    payloads = (encrypted(name, rows, width) for _ in range(clients))
-    total = None
-    for payload in payloads:
-        total = scheme(name).add(keys(name).public, total, payload, size=size, width=width)
-    assert total is not None
-    found = decrypted(name, total, size, width, clients)
-    np.testing.assert_array_equal(found, rows * clients)
+    rows = np.where(np.arange(size) % 2, 511, -512) + np.zeros((clients, 1), np.int64)
+    np.testing.assert_array_equal(summed(name, rows, width), rows.sum(0))
 
 
-@pytest.mark.parametrize(("width", "known"), [(20, True), (21, False)])
-def test_noise_that_is_too_much_for_bfv_is_seen(width: int, known: bool) -> None:
-    """Copies of one ciphertext add up their noise, which is some 55 at most: 100 fit, 1024 do not."""
+@pytest.mark.parametrize("width", [20, 21])
+def test_noise_that_is_too_much_for_bfv_is_seen(width: int) -> None:
+    """Copies of one ciphertext add up their noise, of some 55 at most: 100 fit, 1024 do not."""
     size = scheme("bfv").lanes(width)
     payload = encrypted("bfv", np.ones(size, np.int64), width)
     for clients in (100, 1024):
@@ -256,11 +262,19 @@ def test_a_payload_that_is_not_what_is_due_is_refused(name: str) -> None:
     for what, payload in bad.items():
         for total in (None, good):
             with pytest.raises(HomomorphicError):
-                scheme(name).add(keys(name).public, total, payload, size=3, width=20)
-                pytest.fail(what)
+                refused(what, lambda p=payload, t=total: added_to(name, t, p))
         with pytest.raises(FedmedError):
-            decrypted(name, payload, 3, 20, 1)
-            pytest.fail(what)
+            refused(what, lambda p=payload: decrypted(name, p, 3, 20, 1))
+
+
+def added_to(name: str, total: bytes | None, payload: bytes) -> bytes:
+    return scheme(name).add(keys(name).public, total, payload, size=3, width=20)
+
+
+def refused(what: str, task: Callable[[], object]) -> None:
+    """Name what was not refused."""
+    task()
+    pytest.fail(what)
 
 
 @ONE_EACH
@@ -279,9 +293,8 @@ def test_damaged_bytes_end_in_one_line_or_in_a_sum(name: str) -> None:
         except HomomorphicError:
             continue
         read += 1
-        if bytes(payload) != good:
-            with pytest.raises(HomomorphicError):
-                decrypted(name, total, 3, 20, 2)
+        with suppress(HomomorphicError):  # a low byte of a polynomial may be no more than noise
+            assert decrypted(name, total, 3, 20, 2).tolist() == [2, 4, 6]
     assert read > 5
 
 
@@ -324,16 +337,15 @@ def test_phe_reads_ours_and_ours_reads_phe(name: str) -> None:
     )
     public = phe.PaillierPublicKey(public_n())
     private = phe.PaillierPrivateKey(public, p, q)
-    values, width = [3, -5, 2**19 - 1, -(2**19)], 20
+    values, width = [3, -5, 2**18 - 1, -(2**18)], 20
+    sums = [2 * value for value in values]
     packed = sum(value << width * i for i, value in enumerate(values))
     ours = encrypted(name, values, width)
     found = private.raw_decrypt(int.from_bytes(ours[HEADER:], "little"))
     assert found == packed % public.n
     theirs = public.raw_encrypt(packed % public.n).to_bytes(512, "little")
-    total = added(
-        name, [bytes(Header.read(ours)) + theirs, encrypted(name, [1] * 4, 19)][:1], 4, 20
-    )
-    assert decrypted(name, total, 4, width, 1).tolist() == values
+    total = added(name, [bytes(Header.read(ours)) + theirs, ours], 4, width)
+    assert decrypted(name, total, 4, width, 2).tolist() == sums
 
 
 def test_lanes_and_bytes() -> None:
@@ -392,23 +404,24 @@ def test_a_secret_survives_as_a_file_in_another_process(name: str, tmp_path: Pat
     assert found.stdout.strip() == "[10, -14]"
 
 
+def allowed(bits: int, width: int, clients: int) -> bool:
+    try:
+        CKKS(4096, (48, 60), bits).check(width, clients)
+    except ConfigError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("least", [(20, 8), (17, 1), (24, 100)])
 def test_ckks_scales_that_are_allowed_are_exact_and_others_are_refused(
     least: tuple[int, int],
 ) -> None:
     width, clients = least
-    allowed = []
-    for bits in range(20, 46):
-        try:
-            CKKS(4096, (48, 60), bits).check(width, clients)
-        except ConfigError as error:
-            assert f"aggregation.scale_bits={bits}" in str(error)
-        else:
-            allowed.append(bits)
-    assert allowed == list(range(allowed[0], 46))
-    tried = CKKS(4096, (48, 60), allowed[0])  # at the edge
-    pair, size = tried.generate(), 40_000
-    rows = extremes(clients, size, width)["drawn"][: min(clients, 8)]
+    edge = next(bits for bits in range(20, 46) if allowed(bits, width, clients))
+    assert all(allowed(bits, width, clients) for bits in range(edge, 46))
+    tried = CKKS(4096, (48, 60), edge)
+    pair, size = tried.generate(), 40_002
+    rows = extremes(clients, size, width)[:8]
     total = None
     for row in rows:
         payload = b"".join(tried.encrypt(pair.public, row, width))
