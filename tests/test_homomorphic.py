@@ -115,10 +115,6 @@ def extremes(clients: int, size: int, width: int) -> Values:
 @ALL
 @pytest.mark.parametrize(("width", "clients"), [(20, 8), (17, 1), (11, 3), (21, 16)])
 def test_the_sum_is_the_integers(name: str, width: int, clients: int) -> None:
-    if name == "paillier-full" and width != 20:
-        pytest.skip("slow, and the same but for the blinding")
-    if name == "ckks-nvflare" and width == 21:
-        pytest.skip("refused: see below")
     scheme(name).check(width, clients)
     size = min(scheme(name).lanes(width), 8192) + 3  # the last ciphertext is not full
     rows = extremes(clients, size, width)
@@ -139,6 +135,7 @@ def test_every_width_of_ckks_and_narrow_lanes_of_all(width: int) -> None:
         np.testing.assert_array_equal(summed(name, rows, width), rows.sum(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bfv", "bfv-54"])
 def test_bfv_holds_1024_summands_at_the_ends(name: str) -> None:
     width, clients, size = 20, 1024, 8192
