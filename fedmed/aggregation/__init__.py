@@ -1,0 +1,1 @@
+"""Aggregation behind which the server sees no single update."""
