@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedmed.aggregation.secagg.graph import neighbours, plan
+from fedmed.aggregation.secagg.graph import Plan, neighbours, plan
 from fedmed.aggregation.secagg.keys import Announced
 from fedmed.aggregation.secagg.messages import SecAggError
 from fedmed.core.jsontext import canonical
-from fedmed.record.signatures import HOSPITAL
+from fedmed.record.signatures import HOSPITAL, holds
 
 FEWEST = 3  # of two, each knows the other's from the sum
 
@@ -31,7 +31,7 @@ class Attempt(BaseModel):
     run: str
     round: int = Field(ge=0)
     attempt: str
-    threshold: int | None = None
+    threshold: int | None = Field(None, ge=1)
 
     def stated(self, step: str, client: int, what: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a hospital signs of a step; see :class:`fedmed.record.signatures.Signer`."""
@@ -53,7 +53,7 @@ class Cohort:
 
     Args:
         attempt: they are of.
-        announcements: each member's 96 bytes, see :class:`fedmed.aggregation.secagg.keys.Announced`.
+        announcements: each member's, 96 bytes, see :class:`.keys.Announced`.
 
     Raises:
         SecAggError: if they are fewer than three, or two have a key in common, or the attempt's
@@ -90,7 +90,7 @@ class Cohort:
         return self._plan.threshold
 
     @property
-    def _plan(self) -> Any:
+    def _plan(self) -> Plan:
         return plan(len(self.members), self.threshold)
 
     def letter(self, sender: int, recipient: int) -> bytes:
@@ -102,8 +102,26 @@ class Cohort:
         return _hash({"transcript": self.transcript, "sharers": sharers})
 
     def consent_stated(self, client: int, view: str, survivors: list[int]) -> dict[str, Any]:
-        """Return the statement that a client has heard of these survivors, and will of no others."""
+        """Return the statement that a client knows these survivors, and will know no others."""
         return self.attempt.stated("consent", client, {"view": view, "survivors": survivors})
+
+
+def check_signed(
+    identities: Mapping[int, str], client: int, signature: bytes, statement: Mapping[str, Any]
+) -> None:
+    """Refuse what a client's hospital has not signed, where hospitals are registered.
+
+    Args:
+        identities: the registered public keys, 64 hexadecimal digits each; none registers nobody.
+        client: who is said to have signed.
+        signature: 64 bytes, or none.
+        statement: what is said to be signed.
+
+    Raises:
+        SecAggError: if it is not.
+    """
+    if identities and not holds(identities.get(client, ""), signature.hex(), statement):
+        raise SecAggError(f"client {client}: bears no signature of its hospital's")
 
 
 def point(client: int) -> int:

@@ -1,16 +1,18 @@
 """The client's side of an attempt."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any, Protocol
 
 from fedmed.aggregation.secagg import masks, shamir
-from fedmed.aggregation.secagg.attempt import FEWEST, Attempt, Cohort, point
+from fedmed.aggregation.secagg.attempt import (
+    FEWEST,
+    Attempt,
+    Cohort,
+    check_signed,
+    point,
+)
 from fedmed.aggregation.secagg.keys import (
     ANNOUNCEMENT_BYTES,
-    NONCE_BYTES,
-    TAG_BYTES,
     Secrets,
     pair_mask_key,
     seal,
@@ -18,20 +20,18 @@ from fedmed.aggregation.secagg.keys import (
     unseal,
 )
 from fedmed.aggregation.secagg.messages import (
+    SEALED_BYTES,
+    SIGNATURE_BYTES,
     Outgoing,
     SecAggError,
+    blaming,
     read_blobs,
     read_fields,
     read_numbers,
 )
-from fedmed.record.signatures import holds
+from fedmed.aggregation.secagg.state import ClientState, Step
 
-SIGNATURE_BYTES = 64
-LETTER_BYTES = 2 * shamir.SHARE_BYTES
-SEALED_BYTES = NONCE_BYTES + LETTER_BYTES + TAG_BYTES
 _SERVER = "the server"
-
-Step = Literal["keys", "shares", "mask", "consent", "reveal", "done"]
 
 
 class Signs(Protocol):
@@ -43,26 +43,6 @@ class Signs(Protocol):
 
     def sign(self, statement: Mapping[str, Any]) -> str:
         """Return the signature of a statement, 128 hexadecimal digits."""
-
-
-class _State(BaseModel):
-    """All that a client knows of an attempt between two steps; a later step adds to it."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", ser_json_bytes="hex", val_json_bytes="hex"
-    )
-
-    version: Literal[1] = 1
-    step: Step = "keys"  # that comes next
-    attempt: Attempt
-    number: int
-    fewest: int
-    identities: dict[int, str]
-    secrets: Secrets
-    announcements: dict[int, bytes] = {}
-    sharers: list[int] = []
-    letters: dict[int, bytes] = {}  # of each neighbour who sent one: its seed's share and its key's
-    survivors: list[int] = []
 
 
 class SecAggClient:
@@ -84,7 +64,8 @@ class SecAggClient:
             digits; what none of them signed is refused.
 
     Raises:
-        SecAggError: if there are identities and the signer is not the one registered here.
+        SecAggError: if there are identities, and the signer is not the one registered for this
+            client, or two clients have one key.
     """
 
     def __init__(
@@ -96,7 +77,7 @@ class SecAggClient:
         identities: Mapping[int, str] | None = None,
     ) -> None:
         self._begin(
-            _State(
+            ClientState(
                 attempt=attempt,
                 number=number,
                 fewest=max(fewest, FEWEST),
@@ -106,15 +87,17 @@ class SecAggClient:
             signer,
         )
 
-    def _begin(self, state: _State, signer: Signs | None) -> None:
+    def _begin(self, state: ClientState, signer: Signs | None) -> None:
         registered = state.identities.get(state.number, "")
         if state.identities and (signer is None or signer.public != registered):
             raise SecAggError(f"client {state.number}: signs with no key that is registered for it")
+        if len(set(state.identities.values())) != len(state.identities):
+            raise SecAggError("a key is registered for two clients, which could sign as one")
         self._state, self._signer = state, signer
 
     def to_bytes(self) -> bytes:
         """Return the state, with the secrets in it, from which any process can go on."""
-        return self._state.model_dump_json().encode()
+        return self._state.to_bytes()
 
     @classmethod
     def from_bytes(cls, state: bytes, signer: Signs | None = None) -> "SecAggClient":
@@ -125,16 +108,11 @@ class SecAggClient:
             signer: as it was given first.
 
         Raises:
-            SecAggError: if it is no such state, or the signer is not the one registered.
+            SecAggError: if it is no such state, or of another version, or the signer is not the
+                one registered.
         """
-        try:
-            read = _State.model_validate_json(state)
-        except ValidationError:
-            raise SecAggError("the state of secure aggregation is not as it was written") from None
         client = cls.__new__(cls)
-        client._begin(read, signer)
-        if client.to_bytes() != state:
-            raise SecAggError("the state of secure aggregation is not as it was written")
+        client._begin(ClientState.from_bytes(state), signer)
         return client
 
     @property
@@ -180,35 +158,30 @@ class SecAggClient:
                 strict=True,
             )
         )
-        signatures = read_blobs(
-            fields, _SERVER, "signatures", len(members), 0, SIGNATURE_BYTES
-        )
+        signatures = read_blobs(fields, _SERVER, "signatures", len(members), 0, SIGNATURE_BYTES)
         if announcements.get(state.number) != state.secrets.announced():
-            raise SecAggError(f"client {state.number}: its own keys are not those that it announced")
+            raise SecAggError(
+                f"client {state.number}: its own keys are not those that it announced"
+            )
         if len(members) < state.fewest:
             raise SecAggError(
                 f"a cohort of {len(members)}: client {state.number} takes part in none below "
                 f"{state.fewest}"
             )
         for one, signature in zip(members, signatures, strict=True):
-            self._check_signed(
-                one, signature, state.attempt.keys_stated(one, announcements[one]), "keys"
-            )
+            stated = state.attempt.keys_stated(one, announcements[one])
+            check_signed(state.identities, one, signature, stated)
         cohort = Cohort(state.attempt, announcements)
         to = cohort.neighbours[state.number]
         points = [point(one) for one in (state.number, *to)]
         seeds = shamir.split(state.secrets.seed, cohort.share_threshold, points)
         keys = shamir.split(state.secrets.mask, cohort.share_threshold, points)
         letters = {one: seeds[point(one)] + keys[point(one)] for one in (state.number, *to)}
-        sealed = [
-            seal(
-                letters[one],
-                state.secrets.cipher,
-                cohort.announced[one].cipher,
-                cohort.letter(state.number, one),
-            )
-            for one in to
-        ]
+        sealed = []
+        for one in to:
+            public, label = cohort.announced[one].cipher, cohort.letter(state.number, one)
+            with blaming(one):
+                sealed.append(seal(letters[one], state.secrets.cipher, public, label))
         self._advance(
             "mask", announcements=announcements, letters={state.number: letters[state.number]}
         )
@@ -235,19 +208,13 @@ class SecAggClient:
         sharers = read_numbers(fields, _SERVER, "sharers")
         self._check_listed(sharers, cohort, cohort.members, "sharers")
         peers = [one for one in cohort.neighbours[state.number] if one in set(sharers)]
-        letters = dict(state.letters)
-        for one, sealed in zip(
-            peers, read_blobs(fields, _SERVER, "sealed", len(peers), SEALED_BYTES), strict=True
-        ):
-            try:
-                letters[one] = unseal(
-                    sealed,
-                    state.secrets.cipher,
-                    cohort.announced[one].cipher,
-                    cohort.letter(one, state.number),
-                )
-            except SecAggError as error:
-                raise SecAggError(f"client {one}: {error}") from None
+        sealed = read_blobs(fields, _SERVER, "sealed", len(peers), SEALED_BYTES)
+        letters, keys = dict(state.letters), {}
+        for one, letter in zip(peers, sealed, strict=True):
+            announced, label = cohort.announced[one], cohort.letter(one, state.number)
+            with blaming(one):
+                letters[one] = unseal(letter, state.secrets.cipher, announced.cipher, label)
+                keys[one] = pair_mask_key(state.secrets.mask, announced.mask, cohort.transcript)
             if not all(map(shamir.is_share, _halves(letters[one]))):
                 raise SecAggError(f"client {one}: sealed what is no share")
         if len(letters) < cohort.share_threshold:
@@ -256,16 +223,13 @@ class SecAggClient:
             )
         if not masks.is_words(words):
             raise SecAggError("what is masked is no contiguous vector of 32-bit words")
-        keys = {
-            one: pair_mask_key(
-                state.secrets.mask, cohort.announced[one].mask, cohort.transcript
-            )
-            for one in peers
-        }
         masked = words.copy()
         masks.apply(
             masked,
-            [seed_mask_key(state.secrets.seed), *(keys[one] for one in peers if one > state.number)],
+            [
+                seed_mask_key(state.secrets.seed),
+                *(keys[one] for one in peers if one > state.number),
+            ],
             [keys[one] for one in peers if one < state.number],
         )
         self._advance("consent", sharers=sharers, letters=letters)
@@ -319,14 +283,12 @@ class SecAggClient:
         cohort = self._cohort()
         fields = read_fields(message, _SERVER, "signers", "signatures")
         signers = read_numbers(fields, _SERVER, "signers")
-        signatures = read_blobs(
-            fields, _SERVER, "signatures", len(signers), 0, SIGNATURE_BYTES
-        )
+        signatures = read_blobs(fields, _SERVER, "signatures", len(signers), 0, SIGNATURE_BYTES)
         self._check_listed(signers, cohort, state.survivors, "signers", itself=False)
         view = cohort.view(state.sharers)
         for one, signature in zip(signers, signatures, strict=True):
             stated = cohort.consent_stated(one, view, state.survivors)
-            self._check_signed(one, signature, stated, "consent")
+            check_signed(state.identities, one, signature, stated)
         shares = []
         for one, letter in sorted(state.letters.items()):
             seed, key = _halves(letter)
@@ -334,7 +296,7 @@ class SecAggClient:
         self._advance("done")
         return {"of": sorted(state.letters), "shares": shares}
 
-    def _turn(self, step: Step) -> _State:
+    def _turn(self, step: Step) -> ClientState:
         if self._state.step != step:
             raise SecAggError(
                 f"client {self._state.number}: asked for {step} when {self._state.step} is next; "
@@ -356,19 +318,10 @@ class SecAggClient:
         if itself and self._state.number not in listed:
             raise SecAggError(f"{_SERVER}: {what} lacks client {self._state.number}, who is asked")
         if len(listed) < cohort.threshold:
-            raise SecAggError(
-                f"{_SERVER}: {len(listed)} {what} are fewer than the {cohort.threshold} that must stay"
-            )
+            raise SecAggError(f"{_SERVER}: {len(listed)} {what}, and {cohort.threshold} must stay")
 
     def _signed(self, statement: Mapping[str, Any]) -> bytes:
         return bytes.fromhex(self._signer.sign(statement)) if self._signer else b""
-
-    def _check_signed(
-        self, client: int, signature: bytes, statement: Mapping[str, Any], what: str
-    ) -> None:
-        identities = self._state.identities
-        if identities and not holds(identities.get(client, ""), signature.hex(), statement):
-            raise SecAggError(f"client {client}: its {what} bears no signature of its hospital's")
 
 
 def _halves(letter: bytes) -> tuple[bytes, bytes]:

@@ -24,6 +24,7 @@ from functools import lru_cache
 from math import comb
 from typing import NamedTuple
 
+WHOLE = 50  # below so many a graph would save next to nothing
 CORRUPT = 10  # one client in so many may be in league with the server
 FAILURE_BITS = 40  # all that can go wrong has at most a probability of 2^-40
 
@@ -49,11 +50,11 @@ def plan(cohort: int, threshold: int) -> Plan:
         threshold: how many of them must stay, so that K less these may drop out.
 
     Returns:
-        Everyone with everyone, and the same threshold, where no smaller degree is safe: always so
-        below some 60 clients.
+        Everyone with everyone, and the same threshold, where no smaller degree is safe, and below
+        50 clients.
     """
     dropped, corrupt = cohort - threshold, cohort // CORRUPT
-    for degree in range(2, cohort - 1, 2):
+    for degree in range(2, cohort - 1, 2) if cohort >= WHOLE else ():
         half = degree // 2
         apart = comb(dropped + corrupt, half), comb(cohort - 1, half)
         if not _rare(cohort, *apart):

@@ -13,7 +13,7 @@ from fedmed.aggregation.secagg.messages import SecAggError
 
 KEY_BYTES = 32
 ANNOUNCEMENT_BYTES = 3 * KEY_BYTES
-NONCE_BYTES, TAG_BYTES = 12, 16
+NONCE_BYTES = 12
 
 
 class Secrets(NamedTuple):
@@ -57,6 +57,15 @@ class Announced(NamedTuple):
 def public_of(private: bytes) -> bytes:
     """Return the X25519 public key of a private one."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def check_public(public: bytes) -> None:
+    """Refuse an X25519 public key with which all agree on the same secret.
+
+    Raises:
+        SecAggError: if it is one.
+    """
+    _agree(os.urandom(KEY_BYTES), public)
 
 
 def commitment(seed: bytes) -> bytes:
@@ -119,7 +128,9 @@ def unseal(sealed: bytes, private: bytes, public: bytes, label: bytes) -> bytes:
     try:
         return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], label)
     except (InvalidTag, ValueError):
-        raise SecAggError("a sealed share is not as its sender sealed it for this attempt") from None
+        raise SecAggError(
+            "a sealed share is not as its sender sealed it for this attempt"
+        ) from None
 
 
 def _agree(private: bytes, public: bytes) -> bytes:

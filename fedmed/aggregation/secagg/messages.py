@@ -5,7 +5,9 @@ A message is a flat mapping of texts to integers, bytes, or lists of either, as 
 described ends in one :class:`SecAggError`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 
 from fedmed.core.errors import FedmedError
 
@@ -14,11 +16,23 @@ Outgoing = dict[str, bytes | list[int] | list[bytes]]
 #: One that came, of which nothing is known.
 Incoming = Mapping[str, object]
 
+SIGNATURE_BYTES = 64  # Ed25519
+VIEW_BYTES = 32  # SHA-256
+SEALED_BYTES = 12 + 2 * 33 + 16  # nonce, shares of seed and key, tag
 MOST_CLIENTS = 2**20  # numbers of clients lie below: far more than take part, and fit any type
 
 
 class SecAggError(FedmedError):
     """A message, a party or a step that secure aggregation refuses: nothing was told for it."""
+
+
+@contextmanager
+def blaming(client: int) -> Iterator[None]:
+    """Name the client in whose keys or letters lies what is refused."""
+    try:
+        yield
+    except SecAggError as error:
+        raise SecAggError(f"client {client}: {error}") from None
 
 
 def read_fields(message: object, sender: str, *fields: str) -> Incoming:
@@ -44,7 +58,7 @@ def read_numbers(message: Incoming, sender: str, field: str) -> list[int]:
     numbers = list(value)
     if any(type(number) is not int or not 0 <= number < MOST_CLIENTS for number in numbers):
         raise SecAggError(f"{sender}: {field} lists what is no client's number")
-    if any(low >= high for low, high in zip(numbers, numbers[1:], strict=False)):
+    if any(low >= high for low, high in pairwise(numbers)):
         raise SecAggError(f"{sender}: {field} does not ascend, or names a client twice")
     return numbers
 

@@ -1,24 +1,29 @@
 """The server's side of an attempt: it routes, adds, and takes the masks off the sum."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import combinations, islice
 from typing import Literal
 
 import numpy as np
 
 from fedmed.aggregation.secagg import masks, shamir
-from fedmed.aggregation.secagg.attempt import Attempt, Cohort, point
-from fedmed.aggregation.secagg.client import SEALED_BYTES, SIGNATURE_BYTES
+from fedmed.aggregation.secagg.attempt import Attempt, Cohort, check_signed, point
 from fedmed.aggregation.secagg.keys import (
     ANNOUNCEMENT_BYTES,
+    Announced,
+    check_public,
     commitment,
     pair_mask_key,
     public_of,
     seed_mask_key,
 )
 from fedmed.aggregation.secagg.messages import (
+    SEALED_BYTES,
+    SIGNATURE_BYTES,
+    VIEW_BYTES,
     Outgoing,
     SecAggError,
+    blaming,
     read_blob,
     read_blobs,
     read_fields,
@@ -43,12 +48,18 @@ class SecAggServer:
     Args:
         attempt: that is made.
         size: words in a vector.
+        identities: the registered public key of each hospital by its number, 64 hexadecimal
+            digits; what none of them signed is refused.
     """
 
-    def __init__(self, attempt: Attempt, size: int) -> None:
+    def __init__(
+        self, attempt: Attempt, size: int, identities: Mapping[int, str] | None = None
+    ) -> None:
         self._attempt = attempt
+        self._identities = dict(identities or {})
         self._step: Step = "keys"
         self._announcements: dict[int, tuple[bytes, bytes]] = {}  # each with its signature
+        self._keys: set[bytes] = set()
         self._sealed: dict[int, dict[int, bytes]] = {}  # by sender and recipient
         self._sum = np.zeros(size, np.uint32)
         self._survivors: list[int] = []
@@ -66,13 +77,22 @@ class SecAggServer:
         announcement = read_blob(fields, sender, "announcement", ANNOUNCEMENT_BYTES)
         signature = read_blob(fields, sender, "signature", 0, SIGNATURE_BYTES)
         self._once(client, self._announcements)
+        stated = self._attempt.keys_stated(client, announcement)
+        check_signed(self._identities, client, signature, stated)
+        announced = Announced.read(announcement)
+        with blaming(client):
+            check_public(announced.cipher)
+            check_public(announced.mask)
+        if not self._keys.isdisjoint(announced) or len(set(announced)) != len(announced):
+            raise SecAggError(f"{sender}: announces a key that was announced before")
+        self._keys.update(announced)
         self._announcements[client] = announcement, signature
 
     def roster(self) -> Outgoing:
         """Return what all clients who announced are sent: the cohort.
 
         Raises:
-            SecAggError: if they are too few, or two announced one key.
+            SecAggError: if they are too few.
         """
         self._close("keys", "shares")
         members = sorted(self._announcements)
@@ -123,7 +143,7 @@ class SecAggServer:
         sender = f"client {client}"
         self._known(client, self._sharers)
         fields = read_fields(message, sender, "view")
-        if read_blob(fields, sender, "view", 32).hex() != self._cohort.view(self._sharers):
+        if read_blob(fields, sender, "view", VIEW_BYTES).hex() != self._cohort.view(self._sharers):
             raise SecAggError(f"{sender}: masked with others than it was sent shares of")
         if not masks.is_words(words) or words.shape != self._sum.shape:
             raise SecAggError(f"{sender}: sent no vector of {self._sum.size} 32-bit words")
@@ -149,6 +169,9 @@ class SecAggServer:
         fields = read_fields(message, sender, "signature")
         signature = read_blob(fields, sender, "signature", 0, SIGNATURE_BYTES)
         self._once(client, self._consents)
+        view = self._cohort.view(self._sharers)
+        stated = self._cohort.consent_stated(client, view, self._survivors)
+        check_signed(self._identities, client, signature, stated)
         self._consents[client] = signature
 
     def consents(self) -> Outgoing:
@@ -192,7 +215,8 @@ class SecAggServer:
         survivors = set(self._survivors)
         announced = self._cohort.announced
         secrets = {one: self._secret(one, one in survivors) for one in self._sharers}
-        plus, minus = [], []
+        plus: list[bytes] = []
+        minus: list[bytes] = []
         for one in self._sharers:
             if one in survivors:
                 minus.append(seed_mask_key(secrets[one]))
@@ -259,8 +283,8 @@ class SecAggServer:
             raise SecAggError(f"client {client}: is not among those who are asked")
 
     @staticmethod
-    def _once(client: int, there: object) -> None:
-        if client in there:  # type: ignore[operator]
+    def _once(client: int, there: Container[int]) -> None:
+        if client in there:
             raise SecAggError(f"client {client}: has answered this step before")
 
 

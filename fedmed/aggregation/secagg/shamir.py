@@ -7,6 +7,7 @@ randomness: whatever t - 1 shares are, each secret fits them with exactly one po
 
 import secrets
 from collections.abc import Iterable, Mapping
+from math import prod
 
 PRIME = 2**256 + 297
 SECRET_BYTES = 32
@@ -44,11 +45,8 @@ def evaluate(shares: Mapping[int, bytes], at: int) -> int:
     """
     total = 0
     for point, share in shares.items():
-        above, below = 1, 1
-        for other in shares:
-            if other != point:
-                above = above * (at - other) % PRIME
-                below = below * (point - other) % PRIME
+        above = prod(at - other for other in shares if other != point)
+        below = prod(point - other for other in shares if other != point)
         total += int.from_bytes(share, "big") * above * pow(below, -1, PRIME)
     return total % PRIME
 
