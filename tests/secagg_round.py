@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from flwr.app import ConfigRecord
 
 from fedmed.aggregation.secagg import Attempt, SecAggClient, SecAggError, SecAggServer
 from fedmed.aggregation.secagg.masks import Words
-from fedmed.record.signatures import Signer
+from fedmed.record.signatures import Signer, make_key
 
 STEPS = ["keys", "shares", "mask", "consent", "reveal"]
 
@@ -20,6 +21,14 @@ Meddle = Callable[[str, str, int, Message], Message]
 
 def left_alone(step: str, way: str, client: int, message: Message) -> Message:
     return message
+
+
+def hospital_keys(folder: Path) -> dict[int, Signer]:
+    """Make a record key for each of eight hospitals, by their numbers."""
+    paths = {number: folder / f"{number}.pem" for number in range(8)}
+    for path in paths.values():
+        make_key(path)
+    return {number: Signer(path) for number, path in paths.items()}
 
 
 class Round:
@@ -87,7 +96,7 @@ class Round:
         else:
             up = getattr(client, step)(down)
         self.states[number] = client.to_bytes()
-        assert dict(ConfigRecord(dict(up))) == up, "Flower carries it"  # type: ignore[arg-type]
+        assert dict(ConfigRecord(dict(up))) == up, "Flower carries it"
         self.seen.append((step, number, dict(up)))
         self.take(step, number, meddle(step, "up", number, dict(up)), words)
 

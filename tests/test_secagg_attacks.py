@@ -2,33 +2,25 @@
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from secagg_round import STEPS, Message, Round
+from secagg_round import Message, Round, hospital_keys
 
 from fedmed.aggregation.secagg import Attempt, SecAggClient, SecAggError, keys, shamir
 from fedmed.aggregation.secagg.attempt import Cohort
 from fedmed.aggregation.secagg.masks import apply
 from fedmed.aggregation.secagg.state import DIGEST_BYTES
-from fedmed.record.signatures import Signer, make_key
+from fedmed.record.signatures import Signer
 
 Signers = Mapping[int, Signer]
 
 
 @pytest.fixture(scope="module")
 def signers(tmp_path_factory: pytest.TempPathFactory) -> Signers:
-    folder = tmp_path_factory.mktemp("hospitals")
-
-    def signer(number: int) -> Signer:
-        path: Path = folder / f"{number}.pem"
-        make_key(path)
-        return Signer(path)
-
-    return {number: signer(number) for number in range(8)}
+    return hospital_keys(tmp_path_factory.mktemp("hospitals"))
 
 
 def test_a_signed_round_has_the_right_sum(signers: Signers) -> None:
@@ -45,11 +37,14 @@ def state_of(begun: Round, number: int) -> dict[str, Any]:
     return state
 
 
+def announcements_of(begun: Round) -> dict[int, bytes]:
+    announced = [message["announcement"] for step, _, message in begun.seen if step == "keys"]
+    return dict(enumerate(announced))
+
+
 def opened(done: Round, victim: int, colluders: list[int]) -> NDArray[np.uint32] | None:
     """The victim's vector, by what the server got and what some clients know."""
-    known = state_of(done, colluders[0])
-    announcements = {int(n): bytes.fromhex(a) for n, a in known["announcements"].items()}
-    cohort = Cohort(done.attempt, announcements)
+    cohort = Cohort(done.attempt, announcements_of(done))
     held = {
         one + 1: bytes.fromhex(state_of(done, one)["letters"][str(victim)]) for one in colluders
     }
@@ -84,6 +79,26 @@ def test_fewer_colluders_than_the_threshold_open_nothing_and_as_many_do(victim: 
     vector = opened(done, victim, others)
     assert vector is not None
     assert np.array_equal(vector, done.vectors[victim])
+
+
+def test_a_vector_that_comes_late_stays_masked_though_its_key_is_revealed() -> None:
+    begun = Round(5).until("mask")
+    _, late = begun.client(2).mask(begun.down[2], begun.vectors[2])
+    done = begun.play({"mask": [2]}, since="mask")
+    with pytest.raises(SecAggError, match="the server takes done, not masked"):
+        done.server.add_masked(2, {"view": bytes(32)}, late)
+    cohort = Cohort(done.attempt, announcements_of(done))
+    _, key, seed = (bytes.fromhex(secret) for secret in state_of(done, 2)["secrets"])
+    pairs = {
+        peer: keys.pair_mask_key(key, cohort.announced[peer].mask, cohort.transcript)
+        for peer in (0, 1, 3, 4)
+    }
+    apply(late, [pairs[0], pairs[1]], [pairs[3], pairs[4]])
+    assert not np.array_equal(late, done.vectors[2])
+    apply(late, [], [keys.seed_mask_key(seed)])
+    assert np.array_equal(late, done.vectors[2]), (
+        "the seed, which nobody tells, was all that hid it"
+    )
 
 
 # A server that cheats
@@ -306,111 +321,7 @@ def test_a_client_hidden_from_another_is_told_before_the_sum() -> None:
     assert done.sum.tolist() == done.expected()
 
 
-# Anything at all
-
-
-def mutated(message: Message, draw: np.random.Generator) -> Message:
-    """A message with one random change."""
-
-    def other(value: Any) -> Any:
-        if isinstance(value, list) and draw.random() < 0.7:
-            return relisted(value)
-        if isinstance(value, bytes) and value and draw.random() < 0.7:
-            at = int(draw.integers(len(value)))
-            flipped = (
-                value[:at] + bytes([value[at] ^ (1 << int(draw.integers(8)))]) + value[at + 1 :]
-            )
-            return [flipped, value[:at], value + b"\0", value[::-1]][draw.integers(4)]
-        if isinstance(value, int) and draw.random() < 0.7:
-            return [value + 1, value - 1, -value - 1, 2**40, value ^ 1][draw.integers(5)]
-        return [None, "text", 1.5, b"", [], {}, True, [[]], b"x" * 64, "1", [0], [b"x"]][
-            draw.integers(12)
-        ]
-
-    def relisted(items: list[Any]) -> list[Any]:
-        items = list(items)
-        at = int(draw.integers(len(items) + 1))
-        kind = draw.integers(5)
-        if kind == 0 or not items:
-            return [*items[:at], 7, *items[at:]]
-        at = min(at, len(items) - 1)
-        if kind == 1:
-            return items[:at] + items[at + 1 :]
-        if kind == 2:
-            return [*items[:at], items[at], *items[at:]]
-        if kind == 3:
-            return items[at:] + items[:at]
-        return [*items[:at], other(items[at]), *items[at + 1 :]]
-
-    field = str(draw.choice(sorted(message)))
-    kind = draw.random()
-    if kind < 0.03:
-        return {key: value for key, value in message.items() if key != field}
-    if kind < 0.06:
-        return message | {"more": 1}
-    return message | {field: other(message[field])}
-
-
-@pytest.mark.parametrize("registered", [True, False])
-@pytest.mark.parametrize("step", STEPS[1:])
-def test_any_change_to_what_a_client_is_sent_is_refused_or_harmless(
-    step: str, registered: bool, signers: Signers
-) -> None:
-    draw = np.random.default_rng(STEPS.index(step))
-    begun = Round(6, signers=signers if registered else None).until(step)
-    accepted = 0
-    for _ in range(1000):
-        message = mutated(begun.down[2], draw)
-        client = begun.client(2)
-        given = (message, begun.vectors[2]) if step == "mask" else (message,)
-        try:
-            getattr(client, step)(*given)
-        except SecAggError:
-            assert client.to_bytes() == begun.states[2]
-            continue
-        accepted += 1
-        harmless(begun, step, "down", message)
-    assert accepted < 300
-
-
-@pytest.mark.parametrize("registered", [True, False])
-@pytest.mark.parametrize("step", STEPS)
-def test_any_change_to_what_the_server_is_sent_is_refused_or_harmless(
-    step: str, registered: bool, signers: Signers
-) -> None:
-    draw = np.random.default_rng(STEPS.index(step))
-    begun = Round(6, signers=signers if registered else None).until(step)
-    done = begun.copy()
-    done.step(step)
-    sent = next(message for at, number, message in done.seen if (at, number) == (step, 2))
-    words = done.payloads.get(2)
-    accepted = 0
-    for _ in range(1000):
-        message = mutated(sent, draw)
-        server = begun.copy()
-        try:
-            server.take(step, 2, message, words)
-        except SecAggError:
-            server.take(step, 2, sent, words)  # as if nothing had been
-            continue
-        accepted += 1
-        harmless(begun, step, "up", message)
-    assert accepted < 400
-
-
-def harmless(begun: Round, step: str, way: str, message: Message) -> None:
-    """Go on with a changed message to or from client 2: to the right sum, or one line."""
-
-    def meddle(at: str, which: str, number: int, sent: Message) -> Message:
-        return message if (at, which, number) == (step, way, 2) else sent
-
-    tried = begun.copy()
-    try:
-        tried.play(meddle=meddle, since=step)
-    except SecAggError as error:
-        tried.refused.append(str(error))
-    else:
-        assert tried.sum.tolist() == tried.expected()
+# Whoever calls
 
 
 def test_what_is_no_vector_is_refused_on_either_side() -> None:

@@ -22,10 +22,15 @@ step        a client does                      and the server then sends
 
 No transport is here: steps take and return flat mappings (:mod:`.messages`).
 
-Protected is a client's vector, from the server together with fewer clients than the threshold,
-where all hospitals' keys are registered: also from a server that cheats. Not protected are the sum,
-who takes part and drops out, and the sum's correctness: a client can send whatever vector it likes,
-and a server can tell whatever sum it likes.
+With K clients, a threshold of t and everyone the neighbour of everyone (for graphs see
+:mod:`.graph`), a server that keeps to the protocol opens a client's vector with t others in league
+with it, and with fewer learns nothing but the sum of the rest. One that cheats is stopped only
+where all hospitals' keys are registered: it then needs 2t - K of them, a third of all by default,
+to have two lists of survivors answered. Who is in the sum is the server's to choose, as it can call
+anyone dropped out: with c in league, at least t - c others are.
+
+Not protected are the sum, and who takes part or drops out; nor is it known that the sum is right: a
+client can send whatever vector it likes, and a server tell whatever sum it likes.
 """
 
 from fedmed.aggregation.secagg.attempt import Attempt

@@ -31,7 +31,7 @@ class Attempt(BaseModel):
     run: str
     round: int = Field(ge=0)
     attempt: str
-    threshold: int | None = Field(None, ge=1)
+    threshold: int | None = Field(default=None, ge=1)
 
     def stated(self, step: str, client: int, what: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a hospital signs of a step; see :class:`fedmed.record.signatures.Signer`."""

@@ -70,7 +70,12 @@ class SecAggServer:
         self.misfits: set[int] = set()
 
     def add_keys(self, client: int, message: object) -> None:
-        """Take a client's announcement; see :meth:`SecAggClient.keys`."""
+        """Take a client's announcement; see :meth:`SecAggClient.keys`.
+
+        Raises:
+            SecAggError: if it comes out of turn or twice, or is not as it is sent, or
+                is not signed by its hospital, or holds a key that was announced before, or none.
+        """
         self._during("keys")
         sender = f"client {client}"
         fields = read_fields(message, sender, "announcement", "signature")
@@ -104,7 +109,12 @@ class SecAggServer:
         }
 
     def add_shares(self, client: int, message: object) -> None:
-        """Take what a client sealed for its neighbours; see :meth:`SecAggClient.shares`."""
+        """Take what a client sealed for its neighbours; see :meth:`SecAggClient.shares`.
+
+        Raises:
+            SecAggError: if it comes out of turn or twice, or is not as it is sent, or
+                is for others than its neighbours.
+        """
         self._during("shares")
         sender = f"client {client}"
         self._known(client, self._cohort.members)
@@ -138,7 +148,12 @@ class SecAggServer:
         }
 
     def add_masked(self, client: int, message: object, words: masks.Words) -> None:
-        """Add a client's masked vector to the sum; see :meth:`SecAggClient.mask`."""
+        """Add a client's masked vector to the sum; see :meth:`SecAggClient.mask`.
+
+        Raises:
+            SecAggError: if it comes out of turn or twice, or is not as it is sent, or
+                masks with others than it should, or is no such vector.
+        """
         self._during("masked")
         sender = f"client {client}"
         self._known(client, self._sharers)
@@ -162,7 +177,12 @@ class SecAggServer:
         return {"survivors": self._survivors}
 
     def add_consent(self, client: int, message: object) -> None:
-        """Take a client's consent to the list; see :meth:`SecAggClient.consent`."""
+        """Take a client's consent to the list; see :meth:`SecAggClient.consent`.
+
+        Raises:
+            SecAggError: if it comes out of turn or twice, or is not as it is sent, or
+                is not signed by its hospital, or is to another list.
+        """
         self._during("consent")
         sender = f"client {client}"
         self._known(client, self._survivors)
@@ -186,7 +206,12 @@ class SecAggServer:
         return {"signers": signers, "signatures": [self._consents[one] for one in signers]}
 
     def add_revealed(self, client: int, message: object) -> None:
-        """Take the shares that a client reveals; see :meth:`SecAggClient.reveal`."""
+        """Take the shares that a client reveals; see :meth:`SecAggClient.reveal`.
+
+        Raises:
+            SecAggError: if it comes out of turn or twice, or is not as it is sent, or
+                is of others than its neighbours who sent shares.
+        """
         self._during("revealed")
         sender = f"client {client}"
         self._known(client, sorted(self._consents))
