@@ -1,6 +1,6 @@
-"""Sums that the server can form without seeing what it sums.
+"""How the server comes to a sum of the clients' updates, and what it sees on the way.
 
-Homomorphic encryption behind one interface (``homomorphic``): Paillier's scheme (``paillier``), and
-BFV and CKKS over lattices (``lattice``). Bytes and arrays in, bytes and arrays out: nothing here
-knows of messages, configurations or files.
+Updates become integers (``codec``), which travel in the open (``fixed``), masked (``secagg``), or
+encrypted (``homomorphic``: ``paillier``, and BFV and CKKS in ``lattice``). No transport is here:
+whoever carries the messages is :mod:`fedmed.federation`'s concern.
 """
