@@ -18,10 +18,13 @@ from fedmed.aggregation.codec import WORD, Integers
 from fedmed.core.errors import FedmedError
 from fedmed.record.signatures import Signer
 
-#: What one party tells another in a step; what comes from a party is not to be believed.
+#: What one party tells another in a step: numbers, words, bytes, lists of them, and arrays.
 Fields = Mapping[str, Any]
-#: Has clients answer a step: name and client → what each is told; those that fail do not come back.
-Ask = Callable[[str, Mapping[int, Fields]], Mapping[int, Fields]]
+#: Takes what a client has answered; raises FedmedError if it is not what it had to be.
+Take = Callable[[int, Fields], object]
+#: Has clients answer a step, by its name and client → what each is told, and takes their answers.
+#: Whose answer fails, or is not taken, is at fault; that it is less one is seen by who asked.
+Ask = Callable[[str, Mapping[int, Fields], Take], None]
 #: What travels in place of a client's arrays: bytes of a cipher, or words.
 Payload = NDArray[np.uint8] | NDArray[np.uint32] | NDArray[np.int32]
 
@@ -30,10 +33,6 @@ FEWEST = 3  # vectors in a sum that is to hide each: of two, one's owner knows t
 
 class TooFew(FedmedError):
     """Fewer clients than a sum needs that hides each of them."""
-
-
-class BadPayload(FedmedError):
-    """What a client sent is not what it had to send; the text goes on from the client's name."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ class Party:
         client: its number.
         vault: where its secrets are.
         signer: signs in its hospital's name; None where hospitals are simulated.
-        peers: client → the public key by which its hospital is known here; None likewise.
+        peers: client → the public key by which its hospital is known here, 64 hexadecimal digits;
+            None likewise.
         fewest: members without which it takes no part.
     """
 
@@ -101,7 +101,7 @@ class Collector(ABC):
         """Take a client's payload into the sum.
 
         Raises:
-            BadPayload: if it is none; the sum is as it was before.
+            FedmedError: if it is none; the sum is as it was before.
         """
 
     @abstractmethod

@@ -6,7 +6,6 @@ import numpy as np
 
 from fedmed.aggregation.base import (
     Ask,
-    BadPayload,
     Collector,
     Fields,
     IntegerSum,
@@ -15,6 +14,7 @@ from fedmed.aggregation.base import (
     Session,
 )
 from fedmed.aggregation.codec import Integers
+from fedmed.core.errors import FedmedError
 
 
 class OpenSum(Collector):
@@ -46,10 +46,12 @@ def words(payload: Payload, size: int) -> Payload:
     """Return a payload that is a vector of words.
 
     Raises:
-        BadPayload: if it is none of that size.
+        FedmedError: if it is none of that size.
     """
     if payload.dtype not in (np.dtype(np.int32), np.dtype(np.uint32)) or payload.shape != (size,):
-        raise BadPayload(f"returned {payload.shape} of {payload.dtype}, where {size} words are due")
+        raise FedmedError(
+            f"a payload of {payload.shape} {payload.dtype}, where {size} words are due"
+        )
     return payload
 
 

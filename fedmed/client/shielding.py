@@ -5,7 +5,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message
 
 from fedmed.aggregation.base import FEWEST, Fields, IntegerSum, Party, Session
 from fedmed.aggregation.codec import OffGrid
@@ -15,7 +15,16 @@ from fedmed.config import Task, identity, wire
 from fedmed.core.errors import FedmedError
 from fedmed.core.seeding import seed_of
 from fedmed.deployment.home import Home
-from fedmed.federation.messages import AGGREGATION, ARRAYS, PAYLOAD, STEP, TaskSpec, Unfit
+from fedmed.federation.messages import (
+    AGGREGATION,
+    ARRAYS,
+    PAYLOAD,
+    STEP,
+    TaskSpec,
+    Unfit,
+    packed,
+    unpacked,
+)
 from fedmed.federation.reply_filter import unfit
 from fedmed.federation.summands import plan_of
 from fedmed.federation.summation import ATTEMPT, ATTEMPT_BYTES, MEMBERS, RELATIVE
@@ -42,6 +51,8 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
         return reply
     told = _told(message)
     session = _session(spec, told)
+    if spec.client not in session.members:
+        raise FedmedError("aggregation: this client is asked for its part of a sum of others")
     weight = _weight(task, told, session)
     sent, arrays = message.content, reply.content.array_records[ARRAYS]
     if error := unfit(arrays, sent.array_records[ARRAYS], task.faults.max_norm):
@@ -55,7 +66,7 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
     except OffGrid as error:
         raise Unfit("saturated", f"returned an update of which {error}") from None
     own = _party(spec, context)
-    payload = aggregation.protect(session, vector, plan.width, told, own)
+    payload = aggregation.protect(session, vector, plan.width, _own(told), own)
     reply.content[ARRAYS] = record_of({PAYLOAD: payload})
     return reply
 
@@ -70,11 +81,11 @@ def answer(message: Message, context: Context) -> Message:
     aggregation = wire.loads(spec.run.config, spec.run.config_sha256).aggregation.build()
     if not isinstance(aggregation, IntegerSum):
         raise FedmedError("aggregation: a step was asked for, and this task has none")
-    told = _told(message)
-    found = aggregation.answer(
-        _session(spec, told), str(told.get(STEP)), told, _party(spec, context)
-    )
-    return Message(RecordDict({AGGREGATION: ConfigRecord(dict(found))}), reply_to=message)
+    told = unpacked(message.content)
+    session = _session(spec, told)
+    step = str(told.pop(STEP, ""))
+    found = aggregation.answer(session, step, _own(told), _party(spec, context))
+    return Message(packed(found), reply_to=message)
 
 
 def _told(message: Message) -> Fields:
@@ -84,19 +95,22 @@ def _told(message: Message) -> Fields:
     return dict(told)
 
 
+def _own(told: Fields) -> Fields:
+    """Return what the aggregation itself tells, without the heading of each message."""
+    return {key: value for key, value in told.items() if key not in (ATTEMPT, MEMBERS, RELATIVE)}
+
+
 def _session(spec: TaskSpec, told: Fields) -> Session:
     """Return the session that a message belongs to.
 
     Raises:
-        FedmedError: if it tells none, or one without this client.
+        FedmedError: if it tells none.
     """
     attempt, members = told.get(ATTEMPT), told.get(MEMBERS)
     if not (isinstance(attempt, bytes) and len(attempt) == ATTEMPT_BYTES):
         raise FedmedError("aggregation: a message came of no attempt at a sum")
     if not (isinstance(members, list) and len(members) <= MOST and _are_clients(members)):
         raise FedmedError("aggregation: a message came whose members are no list of clients")
-    if spec.client not in members:
-        raise FedmedError("aggregation: this client is asked for its part of a sum of others")
     return Session(spec.run.config_sha256, spec.round, attempt, tuple(members))
 
 

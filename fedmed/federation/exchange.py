@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedmed.aggregation.base import Fields
+from fedmed.aggregation.base import Fields, Take
 from fedmed.config import Faults
+from fedmed.core.errors import FedmedError
 from fedmed.core.records import WEIGHT, MetricRow
+from fedmed.core.texts import printable
 from fedmed.federation.asked import Asked
 from fedmed.federation.client_states import ClientStates
 from fedmed.federation.engine import Engine
@@ -20,6 +22,8 @@ from fedmed.federation.messages import (
     STEP,
     RunContext,
     TaskSpec,
+    packed,
+    unpacked,
 )
 from fedmed.federation.replies import Terms
 from fedmed.federation.reply_filter import Answered, ReplyError, ReplyFilter
@@ -102,33 +106,36 @@ class Exchange:
         return Replies(scope, filter_, filter_.accept(answered), steps)
 
     def query(
-        self, round_: int, step: str, told: Mapping[int, Fields], faults: dict[int, ReplyError]
-    ) -> dict[int, Fields]:
-        """Return what clients answer to a step of an aggregation, beside training.
+        self, round_: int, step: str, told: Mapping[int, Fields], take: Take
+    ) -> Mapping[int, ReplyError]:
+        """Have clients answer a step of an aggregation, beside training.
 
         Args:
             round_: the round.
             step: its name.
             told: client → what it is told.
-            faults: client → what is wrong with its answer, or with none coming; added to.
+            take: is given each answer, in the clients' order.
+
+        Returns:
+            What is wrong with the answers that were not taken, or did not come, by client.
+
+        Raises:
+            FedmedError: if ``faults`` do not allow for them.
         """
         nodes = {self.engine.client_of(node): node for node in self.engine.get_node_ids()}
         messages = [
-            Message(
-                RecordDict({AGGREGATION: ConfigRecord({**told[k], STEP: step})}),
-                nodes[k],
-                AGGREGATE,
-            )
-            for k in sorted(told)
+            Message(packed({**told[client], STEP: step}), nodes[client], AGGREGATE)
+            for client in sorted(told)
         ]
         filter_ = self._filter(round_, Terms(), lambda client: None)
         asked = self._asked(round_, step, filter_)
-        answers: dict[int, Fields] = {}
         for message, reply in filter_.accept(self._exchange(round_, messages, asked, {})):
             client = self.engine.client_of(message.metadata.dst_node_id)
-            answers[client] = reply.content.config_records[AGGREGATION]
-        faults |= filter_.excluded
-        return answers
+            try:
+                take(client, unpacked(reply.content))
+            except FedmedError as bad:
+                filter_.reject(client, not_taken(bad))
+        return filter_.excluded
 
     def _filter(self, round_: int, terms: Terms, on_client: Callable[[int], None]) -> ReplyFilter:
         return ReplyFilter(
@@ -177,6 +184,11 @@ class Exchange:
             self.states.adopt(client, round_)
         asked.came(client, reply, self._say)
         self.bytes_up += _bytes(reply.content)
+
+
+def not_taken(error: FedmedError) -> ReplyError:
+    """Return the fault of a client whose part in a sum is not what it had to be."""
+    return ReplyError("malformed", f"sent what its sum cannot take: {printable(str(error))}")
 
 
 class Replies:

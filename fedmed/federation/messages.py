@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from flwr.app import ConfigRecord, Context, Message
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedmed.core.errors import FedmedError
+from fedmed.flower.arrays import decoded, record_of
 from fedmed.flower.node_config import CLIENT, DEVICE, HOME, is_simulated
 from fedmed.flower.private import ErrorCode
 
@@ -79,6 +81,30 @@ class DroppedOut(Exception):
 
     def __init__(self) -> None:
         super().__init__(self.WORDS)
+
+
+def packed(fields: Mapping[str, Any]) -> RecordDict:
+    """Return what one party tells another in a step of an aggregation, as it travels."""
+    arrays = {key: value for key, value in fields.items() if isinstance(value, np.ndarray)}
+    told = {key: value for key, value in fields.items() if key not in arrays}
+    content = RecordDict({AGGREGATION: ConfigRecord(told)})
+    if arrays:
+        content[ARRAYS] = record_of(arrays)
+    return content
+
+
+def unpacked(content: RecordDict) -> dict[str, Any]:
+    """Return what another party has told; see :func:`packed`.
+
+    Raises:
+        Undecodable: if an array is none.
+        FedmedError: if there is anything else in it.
+    """
+    told = content.config_records.get(AGGREGATION)
+    if told is None or content.keys() - {AGGREGATION, ARRAYS, RUN, TASK}:
+        raise FedmedError("aggregation: what came is no part of a step")
+    arrays = content.array_records.get(ARRAYS, ArrayRecord())
+    return {**told, **{name: decoded(array) for name, array in arrays.items()}}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedmed.core.records import EXAMPLES, WEIGHT
 from fedmed.core.texts import printable
-from fedmed.federation.messages import AGGREGATION, METRICS, PAYLOAD
+from fedmed.federation.messages import AGGREGATION, ARRAYS, METRICS, PAYLOAD
 from fedmed.flower.arrays import Undecodable, decoded, record_of
 
 TRAINED = frozenset({"steps", "loss"})  # what the client app adds to a reply's metrics, trained
@@ -97,8 +97,12 @@ def read_fields(content: RecordDict) -> RecordDict:
     Raises:
         Malformed: if it holds anything else.
     """
-    if list(content) != [AGGREGATION] or AGGREGATION not in content.config_records:
-        raise Malformed(_surplus(content.keys() - {AGGREGATION} or {"none"}))
+    if surplus := content.keys() - {AGGREGATION, ARRAYS}:
+        raise Malformed(_surplus(surplus))
+    if AGGREGATION not in content.config_records:
+        raise Malformed("returned no part of the sum that it was asked for")
+    for name, array in content.array_records.get(ARRAYS, ArrayRecord()).items():
+        _decoded(_shown(name), array)
     return content
 
 

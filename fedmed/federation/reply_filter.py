@@ -90,7 +90,7 @@ def error_of(
         return ReplyError(error.kind, str(error))
     except Exception as error:  # of a reply made to break its reader, anything may come
         return ReplyError("malformed", f"returned what cannot be read ({type(error).__name__})")
-    if not (terms and terms.summed):  # there the client itself has looked, since only it can
+    if kind != AGGREGATE and not (terms and terms.summed):  # else its client has looked itself
         for key, record in content.array_records.items():
             if found := unfit(record, start.array_records[key], max_norm):
                 return found

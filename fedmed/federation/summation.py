@@ -11,17 +11,17 @@ from flwr.serverapp.strategy import Strategy
 from fedmed.aggregation.base import (
     FEWEST,
     Aggregation,
-    BadPayload,
     Fields,
     IntegerSum,
     Payload,
     Session,
+    Take,
     TooFew,
 )
 from fedmed.config import Config
-from fedmed.core.errors import ConfigError
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.records import POOLED, MetricRow
-from fedmed.federation.exchange import Exchange, Replies
+from fedmed.federation.exchange import Exchange, Replies, not_taken
 from fedmed.federation.messages import ARRAYS, PAYLOAD
 from fedmed.federation.replies import Terms
 from fedmed.federation.reply_filter import ReplyError
@@ -31,7 +31,7 @@ from fedmed.flower.arrays import decoded
 from fedmed.flower.strategies import aggregation_of
 
 # In the record that a client is told of its sum, beside what the aggregation itself tells it
-ATTEMPT, MEMBERS, RELATIVE = "attempt", "members", "weight"
+ATTEMPT, MEMBERS, RELATIVE = "attempt", "cohort", "weight"
 ATTEMPT_BYTES = 16
 
 
@@ -111,8 +111,9 @@ def summed(
     heading: dict[str, Any] = {ATTEMPT: session.attempt, MEMBERS: list(members)}
     faults: dict[int, ReplyError] = {}
 
-    def ask(step: str, told: Mapping[int, Fields]) -> Mapping[int, Fields]:
-        return exchange.query(round_, step, {k: {**heading, **f} for k, f in told.items()}, faults)
+    def ask(step: str, told: Mapping[int, Fields], take: Take) -> None:
+        headed = {client: {**heading, **fields} for client, fields in told.items()}
+        faults.update(exchange.query(round_, step, headed, take))
 
     weights = _relative(members, terms)
     sums = {
@@ -126,8 +127,8 @@ def summed(
         client = client_of(reply.metadata.src_node_id)
         try:
             collector.add(client, _payload(reply))
-        except BadPayload as bad:
-            replies.filter.reject(client, ReplyError("malformed", str(bad)))
+        except FedmedError as bad:
+            replies.filter.reject(client, not_taken(bad))
         else:
             reply.content = RecordDict()
             survivors[client] = reply
