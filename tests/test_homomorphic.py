@@ -138,9 +138,8 @@ def test_every_width_of_ckks_and_narrow_lanes_of_all(width: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bfv", "bfv-54"])
-def test_bfv_holds_1024_summands_at_the_ends(name: str) -> None:
-    width, clients, size = 20, 1024, 8192
+def test_bfv_holds_1024_summands_at_the_ends() -> None:
+    name, width, clients, size = "bfv", 20, 1024, 8192
     scheme(name).check(width, clients)
     rows = np.where(np.arange(size) % 2, 511, -512) + np.zeros((clients, 1), np.int64)
     np.testing.assert_array_equal(summed(name, rows, width), rows.sum(0))
