@@ -160,12 +160,12 @@ def test_the_usual_faults_are_told_as_they_are_without_a_sum(
     launch: Launch, tmp_path: Path
 ) -> None:
     """A server that sees no update is told by its client what the server would have said."""
-    config = (*EIGHT, "faults=chaos", "aggregation.threshold=0.3", "rounds=4")
+    config = (*EIGHT, "faults=chaos", "aggregation.threshold=0.5", "rounds=4")
     found = [
         launch(*config, *choice(name), folder=tmp_path / name)["faults"]
         for name in ("fixed", "secagg")
     ]
-    plain = launch(*config[:-2], "rounds=4", folder=tmp_path / "float")["faults"]
+    plain = launch(*EIGHT, "faults=chaos", "rounds=4", folder=tmp_path / "float")["faults"]
     assert found[0] == found[1]
     assert found[0]["by_client"] == plain["by_client"]
     assert plain["by_kind"] == found[0]["by_kind"]
@@ -178,7 +178,7 @@ def test_a_value_beyond_the_range_is_a_fault(launch: Launch) -> None:
 
 @pytest.mark.parametrize("name", HIDING)
 def test_too_few_hide_nobody(launch: Launch, name: str) -> None:
-    pair = ("partition.clients=2", "aggregation.threshold=0.4")
+    pair = ("partition.clients=2", "aggregation.threshold=0.5")
     with pytest.raises(FedmedError, match="hides each update among 3"):
         launch(*SMALL, *choice(name), *pair)
 
@@ -200,6 +200,7 @@ def test_fewer_survivors_than_the_threshold_end_the_run(launch: Launch, name: st
         (("protocol=cyclic",), "this protocol asks for each"),
         (("aggregation.bits=31",), "come to sums of 33 bits"),
         (("aggregation.range=0",), "aggregation.range"),
+        (("aggregation.threshold=0.4",), "secure aggregation takes 0.5 or more"),
     ],
 )
 def test_what_needs_each_update_is_refused(
