@@ -1,6 +1,7 @@
 """Secure aggregation (:mod:`fedmed.aggregation.secagg`) over the steps of a round."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ MAJORITY = 0.5  # the least threshold
 VIEW = 8  # words behind a masked vector: the hash of whom it is masked with
 
 
+@dataclass(frozen=True, kw_only=True)
 class SecureAggregation(IntegerSum):
     """Vectors are masked so that the masks fall out of their sum (Bonawitz et al., CCS 2017).
 
