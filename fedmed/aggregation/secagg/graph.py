@@ -11,11 +11,11 @@ happens with a probability of at most 2^-40:
 3. among honest clients that stay, some are not connected to the others: all k/2 that follow a
    client have dropped out or are corrupt.
 
-One client in ten is taken to be corrupt. Drop-outs and corrupt clients are taken to be chosen before
-the order is. A server that chooses who "drops out" after it has seen the order can split the sum,
-yet only into sums of clients of which each has enough neighbours to give back its mask: at least
-the neighbourhood's threshold less the corrupt ones among them. And it can try many orders through a
-corrupt client's keys, so that 2^-40 is for each that it tries.
+One client in ten is taken to be corrupt. Drop-outs and corrupt clients are taken to be chosen
+before the order is. A server that chooses who "drops out" after it has seen the order can split the
+sum, yet only into sums of clients of which each has enough neighbours to give back its mask: at
+least the neighbourhood's threshold less the corrupt ones among them. And it can try many orders
+through a corrupt client's keys, so that 2^-40 is for each that it tries.
 """
 
 import hashlib
