@@ -116,6 +116,11 @@ class SecAggClient:
         return client
 
     @property
+    def attempt(self) -> Attempt:
+        """The attempt that this client takes part in."""
+        return self._state.attempt
+
+    @property
     def step(self) -> Step:
         """The step that comes next, ``done`` after the last."""
         return self._state.step
