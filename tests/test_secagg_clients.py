@@ -1,8 +1,18 @@
 """What a client may send that it should not, and what those who call a step may hand over."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from secagg_round import STEPS, Meddle, Message, Round, announcements_of, state_of
+from secagg_round import (
+    STEPS,
+    Meddle,
+    Message,
+    Round,
+    announcements_of,
+    hospital_keys,
+    state_of,
+)
 
 from fedmed.aggregation.secagg import Attempt, SecAggClient, SecAggError, keys
 from fedmed.aggregation.secagg.attempt import Cohort
@@ -160,3 +170,48 @@ def test_a_threshold_is_a_majority() -> None:
     assert done.sum.tolist() == done.expected()
     with pytest.raises(ValueError, match="threshold"):
         Attempt(run="r", round=1, attempt="a", threshold=0)
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [("shares", "sent shares"), ("mask", "sent vectors"), ("consent", "consented")],
+)
+def test_too_few_at_a_step_end_the_attempt_there(step: str, said: str) -> None:
+    with pytest.raises(SecAggError, match=f"2 clients {said}, of 4: 3 must"):
+        Round(4).play({step: [0, 3]})
+
+
+def test_shares_for_others_than_the_neighbours_are_refused() -> None:
+    begun = Round(4).until("shares")
+    dealt = begun.client(0).shares(begun.down[0])
+    for to in ([0, 1, 2], [1, 2, 7]):
+        with pytest.raises(SecAggError, match="sealed shares for others than its neighbours"):
+            begun.server.add_shares(0, dealt | {"to": to})
+    begun.server.add_shares(0, dealt)
+
+
+def test_the_server_takes_no_unsigned_keys_where_hospitals_are_registered(tmp_path: Path) -> None:
+    begun = Round(3, signers=hospital_keys(tmp_path))
+    own = begun.client(0).keys()
+    for message in (own | {"signature": b""}, begun.client(1).keys()):
+        with pytest.raises(SecAggError, match="client 0: bears no signature of its hospital's"):
+            begun.server.add_keys(0, message)
+    begun.server.add_keys(0, own)
+
+
+def test_what_is_sealed_and_masked_is_bound_to_the_attempt_and_the_way() -> None:
+    announcements = {number: keys.Secrets.make().announced() for number in range(3)}
+    attempts = [
+        Attempt(run=run, round=round_, attempt=attempt, threshold=threshold)
+        for run, round_, attempt, threshold in (
+            ("r", 1, "a", None),
+            ("s", 1, "a", None),
+            ("r", 2, "a", None),
+            ("r", 1, "b", None),
+            ("r", 1, "a", 2),
+        )
+    ]
+    cohorts = [Cohort(attempt, announcements) for attempt in attempts]
+    cohorts.append(Cohort(attempts[0], announcements | {2: keys.Secrets.make().announced()}))
+    letters = {cohort.letter(*way) for cohort in cohorts for way in ((0, 1), (1, 0), (0, 2))}
+    assert len(letters) == 3 * len(cohorts)
