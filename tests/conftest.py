@@ -47,7 +47,18 @@ TINY = (
 
 #: Modules whose tests start processes, servers or whole runs; ``make fast`` leaves them out.
 SLOW = (
-    *("audit", "bad_input", "callbacks", "cells", "cli", "closed", "contents", "damage"),
+    *(
+        "aggregation",
+        "aggregation_killed",
+        "audit",
+        "bad_input",
+        "callbacks",
+        "cells",
+        "cli",
+        "closed",
+        "contents",
+        "damage",
+    ),
     *("damaged_stores", "datasets_hospital", "datasets_small", "effects", "engines"),
     *("experiments", "faults", "federation", "formats", "fuzz", "hostile", "identity", "ids"),
     *("images", "labels", "layout", "library", "lifetime", "papers", "pixels_matrix", "policy"),
