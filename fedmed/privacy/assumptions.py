@@ -59,7 +59,7 @@ def assumptions(
         if source not in said:
             said.append(f"of the strategy: {source}" if said else source)
         said.append("the number of clients and the expected cohort are public")
-        said += aggregate.assumptions
+        said += [*aggregate.assumptions, *config.aggregation.build().assumptions]
         said += _of_disclosure(Disclosure.of(config), training)
     if config.model.weights is not None:
         said.append("the initial weights (model.weights) are public")
