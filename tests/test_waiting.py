@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,10 @@ def nothing(index: int) -> None:
 def nap(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def imported(name: str) -> bool:
+    return name in sys.modules
 
 
 @pytest.fixture
@@ -63,6 +68,12 @@ def test_a_slow_client_is_waited_for_whatever_it_takes(
     assert workers.wait(workers.submit(nap, 1.0), None, Waiting("client 3", said.append)) > 0
     assert said
     assert all(line.startswith("waiting for client 3 since") for line in said)
+
+
+def test_a_worker_begins_with_what_is_slow_to_import(workers: Workers, said: list[str]) -> None:
+    for name in ("fedmed.client.app", "monai.networks.nets", "sklearn.metrics"):
+        result = workers.submit(imported, name)
+        assert workers.wait(result, None, Waiting("client 3", said.append))
 
 
 def test_a_deadline_ends_the_wait(workers: Workers, said: list[str]) -> None:
