@@ -118,15 +118,17 @@ def test_a_run_whose_worker_is_stopped_says_so_and_ends_the_same(
     launch: Callable[..., dict[str, Any]],
     tmp_path: Path,
 ) -> None:
-    config = (*TINY, "rounds=2", "runner.workers=1")
+    config = (*TINY, "rounds=4", "runner.workers=1")
     process = command(*config, f"hydra.run.dir={tmp_path / 'run'}")
     assert process.stdout is not None
     stopped: list[int] = []
     for line in process.stdout:
         if "round 0/" in line:  # the first is trained now
+            process.send_signal(signal.SIGSTOP)  # so that it is not done before they are stopped
             stopped = _workers(process.pid)
             for worker in stopped:
                 os.kill(worker, signal.SIGSTOP)
+            process.send_signal(signal.SIGCONT)
         if match := re.search(r"worker process (\d+) is stopped", line):
             assert int(match[1]) in stopped
             for worker in stopped:
