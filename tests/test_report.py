@@ -19,6 +19,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from fedmed.core.errors import FedmedError
+from fedmed.report.entry import unit
 from fedmed.report.page import page
 from fedmed.runs.run import find
 from fedmed.sweep.grid import Grid
@@ -121,6 +122,13 @@ def test_what_failed_and_what_nobody_began_is_seen(report: Report) -> None:
     assert "<strong>missing</strong>" in lacking
     assert "was made with another data" in lacking
     assert "1 failed" in report.text
+
+
+def test_a_private_strategy_without_noise_has_no_unit(tmp_path: Path) -> None:
+    """It would stand at ε = 0 among those of a client's privacy."""
+    swept(tmp_path, *SWEEP, "rounds=1", "strategy=dp_fedavg", "strategy.noise_multiplier=0")
+    (run,) = find([tmp_path])
+    assert unit(run) == "none"
 
 
 def test_colours_are_told_apart_by_everyone() -> None:

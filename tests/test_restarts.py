@@ -30,7 +30,7 @@ CONFIG = (
     "partition.val_fraction=0",
     "client.batch_size=16",
     "client.steps=2",
-    "rounds=3",
+    "rounds=2",
     "tracking.mode=disabled",
 )
 LIMIT = 240  # seconds that anything may take
