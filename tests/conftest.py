@@ -57,11 +57,20 @@ SLOW = (
 )
 
 
+#: Those whose tests mostly wait. Begun first, one process has them while the others have the cores.
+WAITING = ("engines", "restarts", "hostile", "closed", "sweep", "faults", "reproducibility")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of slow modules."""
+    """Mark the tests of slow modules, and begin with those that wait."""
     for item in items:
-        if item.path.stem.removeprefix("test_") in SLOW:
+        if _module(item) in SLOW:
             item.add_marker("slow")
+    items.sort(key=lambda item: _module(item) not in WAITING)
+
+
+def _module(item: pytest.Item) -> str:
+    return item.path.stem.removeprefix("test_")
 
 
 @pytest.hookimpl(wrapper=True)
