@@ -124,10 +124,16 @@ def test_what_failed_and_what_nobody_began_is_seen(report: Report) -> None:
     assert "1 failed" in report.text
 
 
-def test_a_private_strategy_without_noise_has_no_unit(tmp_path: Path) -> None:
+def test_the_unit_is_the_recorded_one_whatever_keys_are_called(tmp_path: Path) -> None:
     """It would stand at ε = 0 among those of a client's privacy."""
-    swept(tmp_path, *SWEEP, "rounds=1", "strategy=dp_fedavg", "strategy.noise_multiplier=0")
+    own = (
+        "~strategy.momentum",
+        "+strategy.noise_multiplier=0.5",
+        "strategy.server.server_momentum=${strategy.noise_multiplier}",
+    )
+    swept(tmp_path, *SWEEP, "rounds=1", "strategy=fedavgm", *own)
     (run,) = find([tmp_path])
+    assert run.summary["privacy"]["unit"] is None
     assert unit(run) == "none"
 
 

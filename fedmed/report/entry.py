@@ -164,7 +164,7 @@ def unit(run: Run) -> str:
     recorded = run.summary.get("privacy", {})
     if "unit" in recorded:
         return str(recorded["unit"] or "none")
-    noisy = run.resolved["strategy"].get("noise_multiplier")
+    noisy = "noise_multiplier" in run.resolved["strategy"]
     return str(run.resolved["privacy"].get("unit") or (CLIENT if noisy else "none"))
 
 
