@@ -57,8 +57,9 @@ SLOW = (
 )
 
 
-#: Those whose tests mostly wait. Begun first, one process has them while the others have the cores.
-WAITING = ("engines", "restarts", "hostile", "closed", "sweep", "faults", "reproducibility")
+#: Those whose tests mostly wait, the longest first. Begun before all others, one process has them
+#: while the others have the cores.
+WAITING = ("restarts", "engines", "hostile", "sweep", "reproducibility", "faults", "closed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,7 +67,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _module(item) in SLOW:
             item.add_marker("slow")
-    items.sort(key=lambda item: _module(item) not in WAITING)
+    turn = {name: place for place, name in enumerate(WAITING)}
+    items.sort(key=lambda item: turn.get(_module(item), len(WAITING)))
 
 
 def _module(item: pytest.Item) -> str:
