@@ -11,9 +11,12 @@ Where the noise is added decides from whom it protects.
   1, the estimator with a fixed denominator), so that one client's update or none in its place
   changes it by at most C; the number K of clients is known either way (zero-out). An empty
   cohort is a release of noise alone.
-- ``distributed``: each of a cohort's n members clips, and adds a share of deviation z·C/√n. The
-  server, who must see nothing but the sum (secure aggregation), is what it protects from; and the
-  server knows the cohort, so no amplification is claimed.
+- ``distributed``: each member clips, and adds a share of the noise to integers, of which the server
+  sees nothing but the sum (``aggregation``). If t of a cohort's n members must survive a round, a
+  share has a deviation of z·C/√t, so that the noise is enough whoever drops out. It is the server
+  that this protects from, and the server knows the cohort, so no amplification is claimed
+  (Kairouz, Liu and Steinke, The Distributed Discrete Gaussian Mechanism for Federated Learning with
+  Secure Aggregation, ICML 2021).
 - ``local``: each member adds the full noise, and nobody is trusted. What is hidden is which update
   a client sent, of all that it may have sent; two clipped updates differ by up to 2C.
 
@@ -45,9 +48,12 @@ from flwr.serverapp.strategy import FedAvg
 from pydantic import Field
 
 from fedmed.core.errors import ConfigError, FedmedError
+from fedmed.core.records import WEIGHT
 from fedmed.core.seeding import seed_of
 from fedmed.core.units import SENSITIVITY
+from fedmed.federation.aggregation import weight_of
 from fedmed.federation.messages import RELEASE
+from fedmed.federation.summands import Summand, Update
 from fedmed.federation.update_steps import UpdateStep
 from fedmed.flower.arrays import decoded
 from fedmed.flower.strategies import Aggregation
@@ -57,20 +63,21 @@ from fedmed.privacy.noise import Source, source
 from fedmed.strategies.noisy_update import (
     CLIPPING,
     CPU,
+    ClippedSum,
     Mechanism,
     Noise,
     NoisyUpdate,
     NonNegative,
     Positive,
     Quantile,
-    Update,
     gaussian,
 )
 
 ASSUMPTIONS: dict[Noise, str] = {
     "central": "the server is trusted with each update; who joined a round stays its secret",
-    "distributed": "the server sees only the sum of a cohort's updates (secure aggregation, which "
-    "is simulated); if h of n members are honest the noise is sqrt(h/n) of what is stated",
+    "distributed": "the server sees only the sum of a cohort's updates, by its aggregation; the "
+    "noise is what is stated when as few survive as must, and if h of those t are honest it is "
+    "sqrt(h/t) of that",
     "local": "each update is noisy before it leaves its client: no server is trusted",
 }
 CLIP_LR, COUNT_NOISE = 0.2, 1.0  # of a clipping norm that adapts
@@ -167,28 +174,24 @@ class DPFedAvg(FedAvg):
         """
         start = from_record(self._global)
         total = {name: np.zeros(w.shape) for name, w in start.items()}
-        votes, answers = 0.0, 0
+        votes, divisor = 0.0, self._divisor
         for reply in replies:
             if reply.has_error():
                 continue
-            answers += 1
             if CLIPPING not in reply.content:
                 raise FedmedError("strategy.server: DP-FedAvg takes NoisyUpdate, which clips")
             votes += float(str(reply.content.config_records[CLIPPING]["vote"]))
             for name, step in reply.content.array_records[self.arrayrecord_key].items():
                 total[name] += decoded(step)
-        if self.mechanism.noise == "distributed" and answers < len(self._cohort):
-            raise FedmedError(
-                f"round {server_round}: {answers} of {len(self._cohort)} clients answered, "
-                "so shares of the noise are missing; strategy.noise=local does not need them all"
-            )
-        if not self._divisor:
+            if self.sums:  # one reply stands for all who have survived
+                divisor = weight_of(reply.content, WEIGHT)
+        if not divisor:
             return self._global, None  # a cohort that is known to be empty releases nothing
         if self.mechanism.noise == "central":
             votes += self._add_noise(total, votes, server_round)
-        new = {k: w + (total[k] / self._divisor) for k, w in start.items()}
+        new = {k: w + (total[k] / divisor) for k, w in start.items()}
         if (quantile := self.mechanism.quantile) is not None:
-            below = 0.5 + votes / self._divisor
+            below = 0.5 + votes / divisor
             self.clip_norm *= math.exp(-self.clip_lr * (below - quantile))
         norm = MetricRecord({"clip-norm": self.clip_norm})
         return to_record({k: v.astype(np.float32) for k, v in new.items()}), norm
@@ -219,14 +222,25 @@ class DPFedAvg(FedAvg):
         decode to. At a client the others see an update that is noisy already.
 
         Raises:
-            ConfigError: if others would change shares of noise, whose sum alone is accounted for.
+            ConfigError: if others would change what is clipped as a part of a sum.
         """
-        if others and self.mechanism.noise == "distributed":
+        if not self.sums:
+            return [NoisyUpdate(self.mechanism), *others]
+        if others:
             raise ConfigError(
-                "strategy.local: takes no UpdateStep with strategy.noise=distributed: the noise of "
-                "a sum is accounted for, and a step changes each update by itself"
+                "strategy.local: takes no UpdateStep with strategy.noise=distributed: what is "
+                "summed is the clipped update itself"
             )
-        return [NoisyUpdate(self.mechanism), *others]
+        return []
+
+    def summand(self, told: ConfigRecord, survivors: int) -> Summand:
+        """Return a client's part of a sum: see :class:`ClippedSum`."""
+        return ClippedSum(self.mechanism, float(str(told["clip-norm"])), survivors)
+
+    @property
+    def sums(self) -> bool:
+        """Whether it takes a sum of updates, each with its client's share of the noise."""
+        return self.mechanism.noise == "distributed"
 
     @property
     def secure_noise(self) -> bool:

@@ -8,17 +8,20 @@ Clipping, NeurIPS 2021.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedmed.aggregation.codec import Block
 from fedmed.core.errors import ConfigError
+from fedmed.core.records import WEIGHT
 from fedmed.core.seeding import seed_of
-from fedmed.federation.messages import ARRAYS, CONFIG
+from fedmed.federation.messages import ARRAYS, CONFIG, METRICS
+from fedmed.federation.summands import Shapes, Summand, Update
 from fedmed.federation.update_steps import UpdateStep
 from fedmed.flower.arrays import record_of
 from fedmed.models import from_record, to_record
@@ -28,8 +31,8 @@ Noise = Literal["central", "distributed", "local"]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Quantile = Annotated[float, Field(ge=0, le=1)] | None
-Update = dict[str, NDArray[np.float64]]
 CPU = torch.device("cpu")
+VOTE = "vote on the norm"  # the block of a sum that votes are added in
 CLIPPING = "clipping"  # the record of a reply that says whether the update was below the norm
 
 
@@ -82,6 +85,11 @@ def clip(arrays: ArrayRecord, start: ArrayRecord, norm: float) -> tuple[Update, 
     """
     origin = from_record(start)
     update = {k: w.astype(np.float64) - origin[k] for k, w in from_record(arrays).items()}
+    return clipped_to(update, norm)
+
+
+def clipped_to(update: Update, norm: float) -> tuple[Update, float]:
+    """Return an update, clipped, and its vote on the norm; see :func:`clip`."""
     length = math.sqrt(sum(float(np.square(step).sum()) for step in update.values()))
     if length <= norm:
         return update, 0.5
@@ -100,8 +108,8 @@ def gaussian(shapes: Mapping[str, NDArray[Any]], deviation: float, draws: Source
 class NoisyUpdate(UpdateStep):
     """Clips each update, and adds the client's noise, on the side where both belong.
 
-    For ``central`` noise the server clips, as it decodes. Else the client does, as it encodes, and
-    adds its noise, so that what travels is already noisy.
+    For ``central`` noise the server clips, as it decodes. For ``local`` noise the client does, as
+    it encodes, and adds its noise, so that what travels is already noisy.
 
     Attributes:
         mechanism: the strategy's. No configuration can give one, so that the step is made by the
@@ -119,7 +127,7 @@ class NoisyUpdate(UpdateStep):
                 "strategy.local: NoisyUpdate is made by the strategy, from what strategy.server "
                 "says of the noise; take strategy=dp_fedavg, which has it"
             )
-        if self.mechanism.noise != "central" and self.mechanism.quantile is not None:
+        if self.mechanism.noise == "local" and self.mechanism.quantile is not None:
             object.__setattr__(self, "records", {CLIPPING: frozenset({"vote"})})
 
     def encode(self, sent: RecordDict, content: RecordDict, state: RecordDict, seed: int) -> None:
@@ -129,18 +137,17 @@ class NoisyUpdate(UpdateStep):
             return
         start, config = sent.array_records[ARRAYS], sent.config_records[CONFIG]
         norm, cohort = float(str(config["clip-norm"])), int(str(config["cohort"]))
-        share = 1.0 if mechanism.noise == "local" else 1 / math.sqrt(cohort)
         update, vote = clip(content.array_records[ARRAYS], start, norm)
         z, of_count = mechanism.update_noise, mechanism.count_noise
         settings = [mechanism.noise, z, mechanism.quantile, of_count, norm, cohort]
         draws = source(
             seed_of(seed, "update"), CPU, mechanism.secure_noise, settings, start, update, vote
         )
-        noise = gaussian(update, share * z * norm, draws)
+        noise = gaussian(update, z * norm, draws)
         noisy = {k: w + update[k] + noise[k] for k, w in from_record(start).items()}
         content[ARRAYS] = to_record({k: w.astype(np.float32) for k, w in noisy.items()})
         if mechanism.quantile is not None:
-            vote += share * of_count * float(draws.normal(1))
+            vote += of_count * float(draws.normal(1))
             content[CLIPPING] = ConfigRecord({"vote": vote})
 
     def decode(self, sent: RecordDict, content: RecordDict) -> None:
@@ -158,3 +165,52 @@ class NoisyUpdate(UpdateStep):
             vote = float(str(content.config_records[CLIPPING]["vote"])) if adapts else 0.0
         content[ARRAYS] = record_of(update)
         content[CLIPPING] = ConfigRecord({"vote": vote})
+
+
+@dataclass(frozen=True)
+class ClippedSum(Summand):
+    """A clipped update as integers with a share of the noise, and its vote on the norm beside it.
+
+    The sum of the shares of as many clients as must survive has the mechanism's deviation, and that
+    of more has more. Rounding towards zero lets no norm grow beyond the clipping norm (Kairouz, Liu
+    and Steinke 2021 round at random, and account for what that adds).
+
+    Attributes:
+        mechanism: the strategy's.
+        norm: the clipping norm.
+        survivors: of how many clients the sum will be at least.
+    """
+
+    mechanism: Mechanism
+    norm: float
+    survivors: int
+    truncate: ClassVar[bool] = True
+
+    def blocks(self, shapes: Shapes) -> list[Block]:
+        """Return a block for each array, with its share of the noise, and one for the vote."""
+        share = 1 / math.sqrt(self.survivors)
+        deviation = share * self.mechanism.update_noise * self.norm
+        blocks = [Block(name, shape, self.norm, deviation) for name, shape in shapes.items()]
+        if self.mechanism.quantile is not None:
+            counted = self.mechanism.count_noise if self.mechanism.noise_multiplier else 0.0
+            blocks.append(Block(VOTE, (), 0.5, share * counted))
+        return blocks
+
+    def values(self, update: Update) -> Update:
+        """Return the clipped update, and its vote."""
+        clipped, vote = clipped_to(update, self.norm)
+        return clipped | {VOTE: np.array(vote)}
+
+    def draws(self, seed: int, sent: RecordDict, values: Update) -> Source:
+        """Return the source of a client's share of the noise."""
+        of = self.mechanism
+        settings = [of.noise, of.update_noise, of.quantile, of.count_noise, self.norm]
+        hidden = [settings, self.survivors, sent.array_records[ARRAYS], values]
+        return source(seed_of(seed, "update"), CPU, of.secure_noise, *hidden)
+
+    def content(self, total: Update, sent: RecordDict, weight: float) -> RecordDict:
+        """Return the sum of the steps, float64, with the votes' and the number of survivors."""
+        vote = float(total.get(VOTE, 0.0))
+        steps = {name: total[name] for name in sent.array_records[ARRAYS]}
+        votes, counted = ConfigRecord({"vote": vote}), MetricRecord({WEIGHT: weight})
+        return RecordDict({ARRAYS: record_of(steps), METRICS: counted, CLIPPING: votes})

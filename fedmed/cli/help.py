@@ -34,6 +34,7 @@ GROUPS = (
     "partition",
     "model",
     "protocol",
+    "aggregation",
     "strategy",
     "privacy",
     "client",

@@ -14,6 +14,7 @@ from fedmed.client.context import ClientContext, context_of
 from fedmed.client.enforcement import enforce
 from fedmed.client.fault_injection import inject
 from fedmed.client.redaction import redact_errors
+from fedmed.client.shielding import answer, shield
 from fedmed.client.signing import sign
 from fedmed.client.state import at_rest
 from fedmed.config import DPSGD, identity, wire
@@ -24,6 +25,7 @@ from fedmed.deployment import node_data
 from fedmed.deployment.home import Home
 from fedmed.evaluation import metrics
 from fedmed.federation.messages import (
+    AGGREGATE,
     ARRAYS,
     CHALLENGE,
     CONFIG,
@@ -48,7 +50,7 @@ from fedmed.training.dpsgd import train as dpsgd
 app = ClientApp()
 
 
-@app.train(mods=[redact_errors, enforce, sign, at_rest, inject])
+@app.train(mods=[redact_errors, enforce, sign, at_rest, shield, inject])
 def train(message: Message, context: Context) -> Message:
     """Train on the client's training patients and return its weights."""
     own, spec = _open(message, context)
@@ -56,7 +58,7 @@ def train(message: Message, context: Context) -> Message:
     examples = own.examples("train", spec.client)
     hooks, steps = local_of(config.strategy)
     seed = seed_of(config.seed, "train", spec.round, spec.client)
-    decisive = json.dumps(identity.decisive(config), sort_keys=True)  # the data have other keys
+    decisive = json.dumps(identity.drawn(config), sort_keys=True)  # the data have other keys
     if isinstance(privacy, DPSGD):
         unit = own.units("train", spec.client)
         noise = message.content.config_records[CONFIG][NOISE]
@@ -127,6 +129,12 @@ def describe(message: Message, context: Context) -> Message:
         signature = signer.sign(signatures.of_report(run.config_sha256, challenge, dict(report)))
         content[SIGNATURE] = ConfigRecord({"key": signer.public, "signature": signature})
     return Message(content, reply_to=message)
+
+
+@app.query(AGGREGATE.partition(".")[2], mods=[redact_errors, enforce])
+def aggregate(message: Message, context: Context) -> Message:
+    """Take part in a sum of updates, in a step beside training."""
+    return answer(message, context)
 
 
 def _open(message: Message, context: Context) -> tuple[ClientContext, TaskSpec]:

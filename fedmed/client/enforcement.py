@@ -11,6 +11,7 @@ from fedmed.deployment import node_data
 from fedmed.deployment.home import Home
 from fedmed.deployment.policy import Promise, Refused
 from fedmed.federation.messages import (
+    AGGREGATE,
     CONFIG,
     DESCRIBE,
     NOISE,
@@ -56,7 +57,7 @@ def _check(home: Home, run: RunContext, message: Message, context: Context) -> N
         raise Refused("round", f"round {spec.round} asked, of {task.rounds}")
     if kind == "train":
         _pay(home, task, spec, message)
-    elif not Disclosure.of(task).validation:
+    elif kind != AGGREGATE and not Disclosure.of(task).validation:
         raise Refused("metrics", "scores asked of a task that withholds them")
 
 

@@ -4,12 +4,13 @@ from flwr.app import Context, Message
 
 from fedmed.config.wire import WireError
 from fedmed.deployment.policy import Refused
-from fedmed.federation.messages import DroppedOut
+from fedmed.federation.messages import DroppedOut, Unfit
 from fedmed.flower.node_config import is_simulated
 from fedmed.flower.private import ClientAppCallable
 
-#: Which say nothing but what the server knows, versions, and which part of a policy refuses.
-TOLD = (DroppedOut, WireError, Refused)
+#: Which say nothing but what the server knows, versions, which part of a policy refuses, and what
+#: the server would have seen of an update itself, were it no part of a sum.
+TOLD = (DroppedOut, Unfit, WireError, Refused)
 
 
 class RedactedError(Exception):

@@ -22,6 +22,7 @@ def within(task: Task) -> Iterator[tuple[str, Component]]:
         "dataset": task.dataset,
         "partition": task.partition,
         "protocol": task.protocol,
+        "aggregation": task.aggregation,
         "strategy.server": task.strategy.server,
         **_numbered("strategy.local", task.strategy.local),
         "model.network": task.model.network,

@@ -62,6 +62,14 @@ def decisive(config: "Task") -> dict[str, Any]:
     return {"semantics": SEMANTICS, **_placeless(values)}
 
 
+def drawn(config: "Task") -> dict[str, Any]:
+    """Return the values that key what is drawn at random: :func:`decisive` without the aggregation.
+
+    How a sum is reached hides it, and shall not change it: what is random is the same under each.
+    """
+    return {key: value for key, value in decisive(config).items() if key != "aggregation"}
+
+
 def _placeless(node: Any) -> Any:
     if isinstance(node, Path):
         return str(node)
@@ -85,7 +93,15 @@ def sha256(config: "Config", on: Kind) -> str:
     Raises:
         ConfigError: if a file whose content decides cannot be read.
     """
-    values = decisive(config)
+    return _sha256(config, on, decisive(config))
+
+
+def drawn_sha256(config: "Config") -> str:
+    """Return the hash of what keys the server's draws: :func:`sha256` without the aggregation."""
+    return _sha256(config, config.device, drawn(config))
+
+
+def _sha256(config: "Config", on: Kind, values: dict[str, Any]) -> str:
     if config.model.weights is not None:
         values["model"]["weights"] = _content("model.weights", config.model.weights)
     if file := config.partition.arguments.get("file"):

@@ -253,6 +253,7 @@ class Task(_Frozen):
     partition: Component
     model: Model
     protocol: Component
+    aggregation: Component
     strategy: Strategy
     privacy: Annotated[NoPrivacy | DPSGD, Field(discriminator="mechanism")]
     client: Client

@@ -25,7 +25,7 @@ from fedmed.core.errors import ConfigError
 
 FORMAT = 1  # of the text; counted up when an older version could read another task in it
 #: Of a task's components, those that a client builds.
-BUILT = ("model.network", "strategy.local", "strategy.server")
+BUILT = ("aggregation", "model.network", "strategy.local", "strategy.server")
 _TAG = "$"
 _NOT_FINITE = ("inf", "-inf", "nan")
 

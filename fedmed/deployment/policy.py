@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from hydra.utils import get_object
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedmed.config import DPSGD, Task, compose, wire
@@ -146,8 +147,9 @@ class Policy(_Frozen):
         metrics: whether losses and validation scores may leave, which are exact.
         counts: whether it may leave how many images show each target, which is exact.
         weights_sha256: the hashes of the files that first weights may come from.
-        hidden_updates: whether the server must see sums of updates alone. No aggregation of this
-            version does that, so that a policy which asks for it refuses everything.
+        hidden_updates: whether the server must see sums of updates alone.
+        peers: client → the public key of its hospital's record, by which the others are known in a
+            sum that hides updates: without them a server could be each of them itself.
     """
 
     format: int
@@ -162,6 +164,7 @@ class Policy(_Frozen):
     counts: bool
     weights_sha256: tuple[Digest, ...]
     hidden_updates: bool
+    peers: dict[Annotated[int, Field(ge=0)], Digest]
 
     @model_validator(mode="after")
     def _sound(self) -> "Policy":
@@ -234,8 +237,8 @@ class Policy(_Frozen):
             yield "metrics", "the task has losses and validation scores leave"
         if shown.counts and not self.counts:
             yield "counts", "the task has the numbers of positive images leave"
-        if self.hidden_updates:
-            yield "hidden_updates", "the server would see each update"
+        if self.hidden_updates and not _hides(task):
+            yield "hidden_updates", f"{task.aggregation.target} shows the server each update"
         if task.faults.inject:
             yield "faults.inject", "no fault is made to happen here"
         weights = task.model.weights
@@ -269,6 +272,11 @@ def _ours(task: Task) -> dict[str, str]:
         for key, value in wire.leaves(task).items()
         if key == TARGETS or key.partition(".")[0] not in NOT_OURS
     }
+
+
+def _hides(task: Task) -> bool:
+    """Return whether a task, which was agreed on, has the server see sums of updates alone."""
+    return bool(get_object(task.aggregation.target).hides)
 
 
 def _is_number(value: object) -> bool:

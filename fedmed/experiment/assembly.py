@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedmed import models
 from fedmed.client.context import device
-from fedmed.config import DPSGD, Component, Config, wire
+from fedmed.config import DPSGD, Component, Config, identity, wire
 from fedmed.core.errors import ConfigError
 from fedmed.core.seeding import fingerprint
 from fedmed.engines.deployment import Hospitals
@@ -23,6 +23,7 @@ from fedmed.federation.messages import RunContext
 from fedmed.federation.protocol import Participants, Protocol
 from fedmed.federation.replies import TRAINED, VALIDATED, Terms
 from fedmed.federation.rounds import Federation
+from fedmed.federation.summation import check as check_aggregation
 from fedmed.federation.update_steps import UpdateStep, local_of
 from fedmed.models import Arrays
 from fedmed.privacy.events import private
@@ -37,14 +38,15 @@ def built(config: Config) -> tuple[Strategy, Arrays]:
 
     Raises:
         ConfigError: if there is no such device, no key for wandb, no parameter that a pattern of
-            ``strategy.state`` names, a strategy that clients cannot ask what it does, or the
-            network cannot be trained privately: all before anything has taken time.
+            ``strategy.state`` names, a strategy that clients cannot ask what it does or that the
+            aggregation does not give what it needs, or the network cannot be trained privately:
+            all before anything has taken time.
     """
     device(config.runner.device)
     check_key(config.tracking)
     strategy: Strategy = config.strategy.server.build()
     _check_said(config.strategy.server, strategy)
-    local_of(config.strategy)
+    check_aggregation(config, strategy, local_of(config.strategy)[1])
     network = models.build(config.model, config.seed, config.norm)
     if isinstance(config.privacy, DPSGD):
         models.check_private(network)
@@ -59,7 +61,7 @@ def _check_said(server: Component, strategy: Strategy) -> None:
         ConfigError: if it is private and does not say all of it, or is not named by its class.
     """
     private(strategy)
-    for name in ("privacy_events", "update_steps"):
+    for name in ("privacy_events", "update_steps", "summand"):
         if hasattr(strategy, name) and not server.has(name):
             raise ConfigError(
                 f"strategy.server: what {server.target} makes has {name}; name its class, which "
@@ -137,7 +139,7 @@ def opened_federation(
             accounts.plan,
             accounts.ledger,
             accounts.budget,
-            fingerprint(config.sha256, sizes),
+            fingerprint(identity.drawn_sha256(config), sizes),
             console.warn,
         )
         protocol: Protocol = config.protocol.build()

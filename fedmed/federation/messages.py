@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from flwr.app import ConfigRecord, Context, Message
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedmed.core.errors import FedmedError
+from fedmed.flower.arrays import decoded, record_of
 from fedmed.flower.node_config import CLIENT, DEVICE, HOME, is_simulated
 from fedmed.flower.private import ErrorCode
 
@@ -28,12 +30,16 @@ METRICS = "metrics"
 STATE = "state"  # tells that the client keeps a state of this round
 SIGNATURE = "signature"  # of a hospital that has a key, on what came and what it returns
 CHALLENGE = "challenge"  # in a message of DESCRIBE: what a hospital signs beside its report
+AGGREGATION = "aggregation"  # to and from a client: its part in a sum that hides updates
 NODE_REPORT = "node_report"  # what a hospital says of its data, to a message of DESCRIBE
 
 # Record of a client's state
 KEPT = "buffers"  # its own arrays, which never travel; as files have called them all along
 
 DESCRIBE = "query.describe"  # the type of the message that asks for it
+AGGREGATE = "query.aggregate"  # of those that ask for a step of an aggregation, beside training
+STEP = "step"  # in its record: which step
+PAYLOAD = "payload"  # the one array of a reply whose update travels as part of a sum
 
 # Codes of a reply that is an error
 RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
@@ -48,6 +54,26 @@ KINDS: Mapping[int, str] = {
 }
 
 
+class Unfit(Exception):
+    """An update that its client finds unfit for a sum, in which no server could look at it.
+
+    It is known by its words where only text travels.
+
+    Args:
+        kind: as in :data:`UNFIT`.
+        what: it in words, after the client's name.
+    """
+
+    WORDS = "this update is unfit for a sum"
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(f"{self.WORDS} ({kind}): {what}")
+
+
+#: What a client may say of an update of its own, as it is called in ``metrics.csv``.
+UNFIT = ("wrong_shape", "not_finite", "too_far", "saturated")
+
+
 class DroppedOut(Exception):
     """A client that does not take part after all; known by its words where only text travels."""
 
@@ -55,6 +81,30 @@ class DroppedOut(Exception):
 
     def __init__(self) -> None:
         super().__init__(self.WORDS)
+
+
+def packed(fields: Mapping[str, Any]) -> RecordDict:
+    """Return what one party tells another in a step of an aggregation, as it travels."""
+    arrays = {key: value for key, value in fields.items() if isinstance(value, np.ndarray)}
+    told = {key: value for key, value in fields.items() if key not in arrays}
+    content = RecordDict({AGGREGATION: ConfigRecord(told)})
+    if arrays:
+        content[ARRAYS] = record_of(arrays)
+    return content
+
+
+def unpacked(content: RecordDict) -> dict[str, Any]:
+    """Return what another party has told; see :func:`packed`.
+
+    Raises:
+        Undecodable: if an array is none.
+        FedmedError: if there is anything else in it.
+    """
+    told = content.config_records.get(AGGREGATION)
+    if told is None or content.keys() - {AGGREGATION, ARRAYS, RUN, TASK}:
+        raise FedmedError("aggregation: what came is no part of a step")
+    arrays = content.array_records.get(ARRAYS, ArrayRecord())
+    return {**told, **{name: decoded(array) for name, array in arrays.items()}}
 
 
 @dataclass(frozen=True)
@@ -131,14 +181,17 @@ class TaskSpec(_Turn):
         state: the round whose file is the client's state, -1 if it has none yet.
         kept: the same as the server's last checkpoint has it.
         run: what every client is told.
+        sum: what this one is told of the sum that its update is to be part of, if it is of any.
     """
 
     run: RunContext
+    sum: ConfigRecord | None = None
 
     def records(self) -> dict[str, ConfigRecord]:
         """Return the records that travel, by name."""
         turn = {field.name: getattr(self, field.name) for field in fields(_Turn)}
-        return {RUN: self.run.record(), TASK: ConfigRecord(turn)}
+        records = {RUN: self.run.record(), TASK: ConfigRecord(turn)}
+        return records if self.sum is None else records | {AGGREGATION: self.sum}
 
     @classmethod
     def of(cls, message: Message, context: Context) -> "TaskSpec":

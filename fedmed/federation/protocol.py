@@ -13,8 +13,10 @@ from functools import partial
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp.strategy import Strategy
+from hydra.utils import get_object
 
-from fedmed.config import Task
+from fedmed.aggregation.base import IntegerSum
+from fedmed.config import Config
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.records import POOLED, MetricRow
 from fedmed.core.seeding import seeded_globals
@@ -22,6 +24,7 @@ from fedmed.federation import robust
 from fedmed.federation.exchange import Exchange, Replies
 from fedmed.federation.messages import NOISE, RELEASE
 from fedmed.federation.replies import Terms
+from fedmed.federation.summation import summed
 from fedmed.federation.update_steps import UpdateStep
 from fedmed.privacy import Ledger
 from fedmed.privacy.budget import PrivacyBudget
@@ -33,7 +36,7 @@ class Participants:
     """The clients of a run, as a protocol meets them.
 
     Attributes:
-        config: the run's task.
+        config: of the run.
         strategy: any Flower strategy: it chooses the cohorts.
         exchange: what goes to the clients and comes from them.
         steps: what clients do to their updates, and the server undoes.
@@ -47,7 +50,7 @@ class Participants:
         say: called with a line that a person should see.
     """
 
-    config: Task
+    config: Config
     strategy: Strategy
     exchange: Exchange
     steps: Sequence[UpdateStep]
@@ -102,11 +105,34 @@ class Participants:
         """Return the replies of a cohort, their update steps undone; see :meth:`Exchange.ask`.
 
         Raises:
+            ConfigError: if ``aggregation`` shows the server sums alone.
             FedmedError: of a private run, if the protocol asks whom :meth:`cohort` has not returned
                 for this round, or anyone twice: nobody has paid for what they would release.
         """
+        if self.sums:
+            raise ConfigError(
+                "aggregation: gives the server a sum of updates, and this protocol asks for each; "
+                "take aggregation=float, or protocol=averaging"
+            )
         due = map(partial(self._due, round_), messages)
         return self.exchange.ask(round_, "train", due, self.terms["train"], self.steps, in_turn)
+
+    def collect(
+        self, round_: int, messages: Sequence[Message]
+    ) -> tuple[Replies, Iterable[Message]]:
+        """Return a cohort's replies to training, and what the strategy is given in their place.
+
+        These are the replies themselves, or where ``aggregation`` shows no more, one with their
+        sum. The cohort is :meth:`cohort`'s, and is all sent the same.
+
+        Raises:
+            FedmedError: as :meth:`train` does, or if too few are left for a sum.
+        """
+        if not self.sums:
+            replies = self.train(round_, messages)
+            return replies, replies
+        due = [self._due(round_, message) for message in messages]
+        return summed(round_, due, self.config, self.exchange, self.terms["train"])
 
     def client_of(self, message: Message) -> int:
         """Return the client that a message goes to."""
@@ -138,6 +164,11 @@ class Participants:
         return [to[client] for client in able]
 
     @property
+    def sums(self) -> bool:
+        """Whether the server is given sums of updates, and not each of them."""
+        return issubclass(get_object(self.config.aggregation.target), IntegerSum)
+
+    @property
     def _private(self) -> bool:
         return bool(self.plan.training or self.plan.aggregate)
 
@@ -149,7 +180,7 @@ class Protocol(ABC):
     arrays, in the strategy and in the clients' own states, which are checkpointed.
     """
 
-    def check(self, task: Task, strategy: Strategy) -> None:  # noqa: B027 (most refuse nothing)
+    def check(self, config: Config, strategy: Strategy) -> None:  # noqa: B027 (most refuse nothing)
         """Refuse a strategy, or a value of its keys, that would mean nothing under this protocol.
 
         Raises:

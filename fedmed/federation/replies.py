@@ -7,7 +7,7 @@ average is what it was told to have before the first round, not what it says aft
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedmed.core.records import EXAMPLES, WEIGHT
 from fedmed.core.texts import printable
-from fedmed.federation.messages import METRICS
+from fedmed.federation.messages import AGGREGATION, ARRAYS, METRICS, PAYLOAD
 from fedmed.flower.arrays import Undecodable, decoded, record_of
 
 TRAINED = frozenset({"steps", "loss"})  # what the client app adds to a reply's metrics, trained
@@ -47,6 +47,8 @@ class Terms:
         metrics: the names of a reply's metrics beside ``num-examples`` and ``weight``.
         lists: the names of those that are lists of numbers, and of how many each.
         extras: the numbers in each config record that the strategy's own rule adds.
+        summed: whether its update is part of a sum: then it has one array, the payload, which the
+            sum takes or refuses.
     """
 
     examples: Mapping[int, int] | None = None
@@ -54,6 +56,13 @@ class Terms:
     metrics: frozenset[str] | None = None
     lists: Mapping[str, int] = field(default_factory=dict)
     extras: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    summed: bool = False
+
+    @property
+    def of_sum(self) -> "Terms":
+        """Return those of replies that are part of a sum, which tell the server of nobody."""
+        told = None if self.metrics is None else self.metrics - {"loss"}
+        return replace(self, metrics=told, extras={}, summed=True)
 
 
 def read(content: RecordDict, sent: RecordDict, client: int, terms: Terms) -> RecordDict:
@@ -69,7 +78,7 @@ def read(content: RecordDict, sent: RecordDict, client: int, terms: Terms) -> Re
         Malformed: if it holds anything else.
     """
     arrays = {
-        key: record_of(_arrays(content.array_records.get(key, ArrayRecord()), start))
+        key: record_of(_arrays(content.array_records.get(key, ArrayRecord()), start, terms.summed))
         for key, start in sent.array_records.items()
     }
     extras = {key: _extra(key, content.get(key), names) for key, names in terms.extras.items()}
@@ -82,7 +91,28 @@ def read(content: RecordDict, sent: RecordDict, client: int, terms: Terms) -> Re
     return RecordDict({**arrays, METRICS: values, **extras})
 
 
-def _arrays(returned: ArrayRecord, start: ArrayRecord) -> dict[str, NDArray[np.generic]]:
+def read_fields(content: RecordDict) -> RecordDict:
+    """Return what a reply to a step of an aggregation holds: one record, whose reader checks it.
+
+    Raises:
+        Malformed: if it holds anything else.
+    """
+    if surplus := content.keys() - {AGGREGATION, ARRAYS}:
+        raise Malformed(_surplus(surplus))
+    if AGGREGATION not in content.config_records:
+        raise Malformed("returned no part of the sum that it was asked for")
+    for name, array in content.array_records.get(ARRAYS, ArrayRecord()).items():
+        _decoded(_shown(name), array)
+    return content
+
+
+def _arrays(
+    returned: ArrayRecord, start: ArrayRecord, summed: bool
+) -> dict[str, NDArray[np.generic]]:
+    if summed:
+        if list(returned) != [PAYLOAD]:
+            raise Malformed("returned no payload of a sum", "wrong_shape")
+        return {PAYLOAD: _decoded(PAYLOAD, returned[PAYLOAD])}
     for name in start:
         if name not in returned:
             raise Malformed(f"returned {_shown(name)} as nothing", "wrong_shape")
@@ -92,11 +122,15 @@ def _arrays(returned: ArrayRecord, start: ArrayRecord) -> dict[str, NDArray[np.g
     return {name: _array(name, returned[name], decoded(like)) for name, like in start.items()}
 
 
-def _array(name: str, array: Array, like: NDArray[np.generic]) -> NDArray[np.generic]:
+def _decoded(name: str, array: Array) -> NDArray[np.generic]:
     try:
-        values = decoded(array)
+        return decoded(array)
     except Undecodable as error:
         raise Malformed(f"returned {name}, which {error}") from None
+
+
+def _array(name: str, array: Array, like: NDArray[np.generic]) -> NDArray[np.generic]:
+    values = _decoded(name, array)
     if values.shape != like.shape:
         raise Malformed(
             f"returned {name} as {values.shape}, where it is {like.shape}", "wrong_shape"

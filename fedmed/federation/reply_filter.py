@@ -7,6 +7,7 @@ injected on purpose are :mod:`fedmed.client.fault_injection`'s.
 
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,9 +19,9 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from fedmed.config import Faults
 from fedmed.core.errors import FedmedError
 from fedmed.core.records import POOLED, MetricRow
-from fedmed.core.texts import block, cause
-from fedmed.federation.messages import KINDS, DroppedOut
-from fedmed.federation.replies import Malformed, Terms, read
+from fedmed.core.texts import block, cause, printable
+from fedmed.federation.messages import AGGREGATE, KINDS, UNFIT, DroppedOut, Unfit
+from fedmed.federation.replies import Malformed, Terms, read, read_fields
 from fedmed.flower.arrays import decoded
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 SCOPE = "faults"  # of their rows in metrics.csv
 NAMED = 5  # clients named in a line of the console
 
+_UNFIT = re.compile(rf"{Unfit.WORDS} \((?P<kind>{'|'.join(UNFIT)})\): (?P<what>.+)")
 #: A message to a client and its reply, which may be none.
 Answered = tuple[Message, Message | None]
 
@@ -38,7 +40,7 @@ class ReplyError:
 
     Attributes:
         kind: ``raised``, ``dropped_out``, ``died``, ``late``, ``malformed``, ``wrong_shape``,
-            ``not_finite`` or ``too_far``; the metric's name in ``metrics.csv``.
+            ``not_finite``, ``too_far`` or ``saturated``; the metric's name in ``metrics.csv``.
         what: it in words, after the client's name.
         details: a traceback, if there is one.
     """
@@ -77,27 +79,46 @@ def error_of(
     """
     if reply.has_error():
         return _of_error(reply.error.code, reply.error.reason or "")
-    trained = reply.metadata.message_type.startswith("train")
-    start = sent if trained else RecordDict()
+    kind = reply.metadata.message_type
+    start = sent if kind.startswith("train") else RecordDict()
     try:
-        content = read(reply.content, start, client, terms or Terms())
+        if kind == AGGREGATE:
+            content = read_fields(reply.content)
+        else:
+            content = read(reply.content, start, client, terms or Terms())
     except Malformed as error:
         return ReplyError(error.kind, str(error))
     except Exception as error:  # of a reply made to break its reader, anything may come
         return ReplyError("malformed", f"returned what cannot be read ({type(error).__name__})")
-    for key, record in content.array_records.items():
-        norm = _norm(record, start.array_records[key])
-        if not math.isfinite(norm) and (name := _not_finite(record)):
-            return ReplyError(
-                "not_finite",
-                f"returned NaN or infinity in {name} (a lower client.lr often helps)",
-            )
-        if max_norm is not None and not norm <= max_norm:
-            return ReplyError(
-                "too_far",
-                f"returned an update of norm {norm:.3g}, over faults.max_norm={max_norm:g}",
-            )
+    if kind != AGGREGATE and not (terms and terms.summed):  # else its client has looked itself
+        for key, record in content.array_records.items():
+            if found := unfit(record, start.array_records[key], max_norm):
+                return found
     reply.content = content
+    return None
+
+
+def unfit(record: ArrayRecord, start: ArrayRecord, max_norm: float | None) -> ReplyError | None:
+    """Return what is wrong with the values of an update, if anything is.
+
+    Args:
+        record: the arrays after training.
+        start: before it.
+        max_norm: the largest L2 norm of the update, over all arrays together.
+    """
+    if _shapes(record) != _shapes(start):
+        return ReplyError(
+            "wrong_shape", "returned arrays of other names or shapes than it was sent"
+        )
+    norm = _norm(record, start)
+    if not math.isfinite(norm) and (name := _not_finite(record)):
+        return ReplyError(
+            "not_finite", f"returned NaN or infinity in {name} (a lower client.lr often helps)"
+        )
+    if max_norm is not None and not norm <= max_norm:
+        return ReplyError(
+            "too_far", f"returned an update of norm {norm:.3g}, over faults.max_norm={max_norm:g}"
+        )
     return None
 
 
@@ -106,6 +127,8 @@ def _of_error(code: int, reason: str) -> ReplyError:
         return ReplyError(KINDS[code], f"did not answer: {cause(reason)}")
     if DroppedOut.WORDS in reason:
         return ReplyError("dropped_out", "dropped out")
+    if unfit := _UNFIT.search(reason):
+        return ReplyError(unfit["kind"], printable(unfit["what"]))
     return ReplyError(
         "raised",
         f"failed: {cause(reason)} (traceback in run.log)",
@@ -125,11 +148,14 @@ def _norm(record: ArrayRecord, start: ArrayRecord) -> float:
 
 def unlike(record: ArrayRecord, start: ArrayRecord) -> str | None:
     """Return in words what an aggregate has that is not in the place of the arrays before it."""
-    shapes = {name: decoded(array).shape for name, array in record.items()}
-    if shapes != {name: decoded(array).shape for name, array in start.items()}:
+    if _shapes(record) != _shapes(start):
         return "arrays of other names or shapes"
     name = _not_finite(record)
     return f"NaN or infinity in {name}" if name else None
+
+
+def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:
+    return {name: decoded(array).shape for name, array in record.items()}
 
 
 def _not_finite(record: ArrayRecord) -> str | None:
@@ -186,6 +212,12 @@ class ReplyFilter:
             self.on_client(client)
             yield message, reply
         self._conclude(asked)
+
+    def reject(self, client: int, error: ReplyError) -> None:
+        """Take back a reply that was let through, while the exchange goes on."""
+        self.answered -= 1
+        self._exclude(client, error)
+        self.on_refused(client)
 
     def rows(self) -> list[MetricRow]:
         """Return a row for each client that was excluded, and one for how many of each kind."""

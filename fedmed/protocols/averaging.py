@@ -19,9 +19,9 @@ class Averaging(Protocol):
         self, round_: int, arrays: ArrayRecord, participants: Participants
     ) -> tuple[list[MetricRow], ArrayRecord]:
         """Return the round's metrics and its aggregate; see :meth:`Protocol.train`."""
-        replies = participants.train(round_, participants.cohort(round_, arrays))
+        replies, given = participants.collect(round_, participants.cohort(round_, arrays))
         seed = participants.config.seed
-        aggregated = aggregate(participants.strategy, seed, round_, replies)
+        aggregated = aggregate(participants.strategy, seed, round_, given)
         if aggregated is None:
             if replies.filter.answered:
                 raise FedmedError(f"round {round_}: the strategy has made nothing of its replies")

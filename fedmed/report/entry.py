@@ -23,7 +23,7 @@ from fedmed.runs.run import FINISHED, Run
 from fedmed.runs.scrub import scrub, scrub_text
 
 FACETS = ("strategy", "dataset", "partition", "privacy")
-OTHERS = ("protocol", "model", "client", "faults")
+OTHERS = ("protocol", "aggregation", "model", "client", "faults")
 Facets = dict[str, str]
 
 
