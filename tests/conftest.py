@@ -47,13 +47,14 @@ TINY = (
 
 #: Modules whose tests start processes, servers or whole runs; ``make fast`` leaves them out.
 SLOW = (
-    *("audit", "bad_input", "callbacks", "cells", "cli", "closed", "contents", "damage"),
-    *("damaged_stores", "datasets_hospital", "datasets_small", "effects", "engines"),
-    *("experiments", "faults", "federation", "formats", "fuzz", "hostile", "identity", "ids"),
-    *("images", "labels", "layout", "library", "lifetime", "papers", "pixels_matrix", "policy"),
-    *("privacy", "private_step", "protocols", "record", "release", "replies", "report"),
-    *("reproducibility", "restarts", "robust", "run_contracts", "server", "statistics", "sweep"),
-    *("table", "together", "told", "tracking", "verify", "waiting"),
+    *("aggregation", "aggregation_killed", "audit", "bad_input", "callbacks", "cells", "cli"),
+    *("closed", "contents", "damage", "damaged_stores", "datasets_hospital", "datasets_small"),
+    *("effects", "engines", "experiments", "faults", "federation", "formats", "fuzz"),
+    *("homomorphic", "homomorphic_bytes", "hostile", "identity", "ids", "images", "labels"),
+    *("layout", "library", "lifetime", "papers", "pixels_matrix", "policy", "privacy"),
+    *("private_step", "protocols", "record", "release", "replies", "report", "reproducibility"),
+    *("restarts", "robust", "run_contracts", "secagg_attacks", "secagg_fuzz", "server"),
+    *("statistics", "sweep", "table", "together", "told", "tracking", "verify", "waiting"),
 )
 
 
