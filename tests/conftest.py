@@ -58,11 +58,22 @@ SLOW = (
 )
 
 
+#: Those whose tests mostly wait, the longest first. Begun before all others, one process has them
+#: while the others have the cores.
+WAITING = ("restarts", "engines", "hostile", "sweep", "reproducibility", "faults", "closed")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of slow modules."""
+    """Mark the tests of slow modules, and begin with those that wait."""
     for item in items:
-        if item.path.stem.removeprefix("test_") in SLOW:
+        if _module(item) in SLOW:
             item.add_marker("slow")
+    turn = {name: place for place, name in enumerate(WAITING)}
+    items.sort(key=lambda item: turn.get(_module(item), len(WAITING)))
+
+
+def _module(item: pytest.Item) -> str:
+    return item.path.stem.removeprefix("test_")
 
 
 @pytest.hookimpl(wrapper=True)
