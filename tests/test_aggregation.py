@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from fedmed import models
 from fedmed.aggregation.codec import Codec
+from fedmed.aggregation.masked import SecureAggregation
 from fedmed.client.context import open_context
 from fedmed.config import compose
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
 from fedmed.experiment.data import prepare
+from fedmed.federation.messages import DroppedOut
 from fedmed.models import Arrays
 from fedmed.runs.verify import Known, verify
 from fedmed.training import sgd
@@ -273,3 +275,22 @@ def test_what_the_server_receives_tells_whose_update_it_is_only_in_the_open(
 
 def _likeness(one: NDArray[np.int32], other: NDArray[np.int32]) -> float:
     return float(abs(np.corrcoef(one.astype(float), other.astype(float))[0, 1]))
+
+
+def test_whose_share_fails_after_training_keeps_what_it_has_learnt(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its vector is in the sum: its own state of the round counts, and the fault is told."""
+    config = (*EIGHT, *choice("secagg"), "strategy.state=parameters", "rounds=3")
+    whole = launch(*config, folder=tmp_path / "whole")
+    answered = SecureAggregation.answer
+
+    def fails(self: Any, session: Any, step: str, told: Any, own: Any) -> Any:
+        if (session.round, step, own.client) == (1, "consent", 3):
+            raise DroppedOut
+        return answered(self, session, step, told, own)
+
+    monkeypatch.setattr(SecureAggregation, "answer", fails)
+    done = launch(*config, "faults.on_failure=exclude", folder=tmp_path / "cut")
+    assert done["model_sha256"] == whole["model_sha256"]
+    assert done["faults"] == {"excluded": 1, "by_kind": {"dropped_out": 1}, "by_client": {"3": 1}}
