@@ -19,7 +19,6 @@ from fedmed.config import compose
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
 from fedmed.experiment.data import prepare
-from fedmed.federation.messages import DroppedOut
 from fedmed.models import Arrays
 from fedmed.runs.verify import Known, verify
 from fedmed.training import sgd
@@ -287,10 +286,10 @@ def test_whose_share_fails_after_training_keeps_what_it_has_learnt(
 
     def fails(self: Any, session: Any, step: str, told: Any, own: Any) -> Any:
         if (session.round, step, own.client) == (1, "consent", 3):
-            raise DroppedOut
+            return {"signature": b"none"}
         return answered(self, session, step, told, own)
 
     monkeypatch.setattr(SecureAggregation, "answer", fails)
     done = launch(*config, "faults.on_failure=exclude", folder=tmp_path / "cut")
     assert done["model_sha256"] == whole["model_sha256"]
-    assert done["faults"] == {"excluded": 1, "by_kind": {"dropped_out": 1}, "by_client": {"3": 1}}
+    assert done["faults"] == {"excluded": 1, "by_kind": {"malformed": 1}, "by_client": {"3": 1}}
