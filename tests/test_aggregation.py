@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import TINY, metrics, summary
 from flwr.app import RecordDict
@@ -293,3 +294,8 @@ def test_whose_share_fails_after_training_keeps_what_it_has_learnt(
     done = launch(*config, "faults.on_failure=exclude", folder=tmp_path / "cut")
     assert done["model_sha256"] == whole["model_sha256"]
     assert done["faults"] == {"excluded": 1, "by_kind": {"malformed": 1}, "by_client": {"3": 1}}
+    scored = [
+        rows[rows["scope"] == "val"].reset_index(drop=True)
+        for rows in (metrics(tmp_path / name) for name in ("whole", "cut"))
+    ]
+    pd.testing.assert_frame_equal(*scored)  # by its own norm statistics
