@@ -298,4 +298,4 @@ def test_whose_share_fails_after_training_keeps_what_it_has_learnt(
         rows[rows["scope"] == "val"].reset_index(drop=True)
         for rows in (metrics(tmp_path / name) for name in ("whole", "cut"))
     ]
-    pd.testing.assert_frame_equal(*scored)  # by its own norm statistics
+    pd.testing.assert_frame_equal(scored[0], scored[1])  # by its own norm statistics
