@@ -76,8 +76,8 @@ from fedmed.strategies.noisy_update import (
 ASSUMPTIONS: dict[Noise, str] = {
     "central": "the server is trusted with each update; who joined a round stays its secret",
     "distributed": "the server sees only the sum of a cohort's updates, by its aggregation; the "
-    "noise is what is stated when as few survive as must, and if h of those t are honest it is "
-    "sqrt(h/t) of that",
+    "noise is what is stated when as few survive as must (t: more than aggregation.threshold's "
+    "share of the cohort), sqrt(n/t) of that when n do, and sqrt(h/t) when h of them are honest",
     "local": "each update is noisy before it leaves its client: no server is trusted",
 }
 CLIP_LR, COUNT_NOISE = 0.2, 1.0  # of a clipping norm that adapts

@@ -99,7 +99,8 @@ class Encrypted(IntegerSum):
         if kept[:at] != session.attempt:
             raise FedmedError("aggregation: asked to read a sum of another attempt")
         size, width, clients = (_number(told, key) for key in ("size", "width", "clients"))
-        if not own.fewest <= clients <= len(session.members):
+        members = len(session.members)
+        if not max(own.fewest, self.survivors(members)) <= clients <= members:
             raise FedmedError(f"aggregation: asked to read a sum of {clients} clients")
         total = told.get("total")
         if not (isinstance(total, np.ndarray) and total.dtype == np.uint8):
