@@ -170,7 +170,7 @@ class DPFedAvg(FedAvg):
         Each reply is what :class:`NoisyUpdate` decodes; it is added as it comes, and forgotten.
 
         Raises:
-            FedmedError: if a share of the noise is missing, or nothing has clipped an update.
+            FedmedError: if nothing has clipped an update.
         """
         start = from_record(self._global)
         total = {name: np.zeros(w.shape) for name, w in start.items()}

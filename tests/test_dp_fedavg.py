@@ -119,24 +119,25 @@ def summed(
     start: Arrays,
     lost: Collection[int] = (),
     least: int | None = None,
-) -> Iterator[Message]:
-    """Yield the one reply with the sum of all members' integers but for those that are lost."""
+) -> list[Message]:
+    """Return the one reply with the sum of all members' integers but for those that are lost."""
     plan, orders, vectors = integers(dp, updates, round_, start, least)
     left = [vector for at, vector in enumerate(vectors) if at not in lost]
     total = np.sum(left, axis=0, dtype=np.int32)
     content, _ = plan.decode(total, orders[0].content, float(len(left)))
-    yield Message(content, reply_to=orders[0])
+    return [Message(content, reply_to=orders[0])]
 
 
 def release(
     dp: DPFedAvg, updates: Sequence[float], round_: int = 1, start: Arrays = START
 ) -> Arrays:
     """Return the released step, every array of it."""
-    if dp.sums:
-        replies = summed(dp, updates, round_, start)
-    else:
-        replies = undone(dp, *exchange(dp, updates, round_, start))
-    arrays, _ = dp.aggregate_train(round_, replies)
+    arrays, _ = dp.aggregate_train(
+        round_,
+        summed(dp, updates, round_, start)
+        if dp.sums
+        else undone(dp, *exchange(dp, updates, round_, start)),
+    )
     assert arrays is not None
     return from_record(arrays)
 
