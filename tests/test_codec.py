@@ -38,7 +38,9 @@ def exact_step(limit: float, bits: int) -> Fraction:
 @example(1.0, 17)
 @example(SMALLEST, 32)
 @example(GREATEST, 2)
-def test_a_step_is_the_power_of_two_of_which_the_bits_hold_the_limit(limit: float, bits: int) -> None:
+def test_a_step_is_the_power_of_two_of_which_the_bits_hold_the_limit(
+    limit: float, bits: int
+) -> None:
     step = Block("w", (1,), limit).step(bits)
     assert Fraction(step) == exact_step(limit, bits)
     assert Fraction(limit) <= Fraction(step) * 2 ** (bits - 1) < 2 * Fraction(limit)
@@ -46,9 +48,7 @@ def test_a_step_is_the_power_of_two_of_which_the_bits_hold_the_limit(limit: floa
 
 @settings(max_examples=300, deadline=None)
 @given(st.data(), LIMITS, st.integers(2, 28), st.integers(1, 8))
-def test_the_mean_is_right_to_half_a_step(
-    data: Any, limit: float, bits: int, clients: int
-) -> None:
+def test_the_mean_is_right_to_half_a_step(data: Any, limit: float, bits: int, clients: int) -> None:
     """For any weights whose mean is 1, with what a client holds within its range."""
     counts = data.draw(st.lists(st.integers(1, 50), min_size=clients, max_size=clients))
     weights = [count / (sum(counts) / clients) for count in counts]
@@ -68,7 +68,9 @@ def test_the_mean_is_right_to_half_a_step(
     if width < 32:
         assert all(-(2 ** (width - 1)) <= int(x) < 2 ** (width - 1) for x in total)
         words = np.array(total.tolist(), np.int32)
-        assert [Fraction(x) for x in codec.decode(words)["w"]] == [x * Fraction(step) for x in total]
+        assert [Fraction(x) for x in codec.decode(words)["w"]] == [
+            x * Fraction(step) for x in total
+        ]
 
 
 @settings(max_examples=300, deadline=None)

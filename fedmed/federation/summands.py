@@ -24,7 +24,7 @@ from fedmed.federation.messages import ARRAYS, CONFIG, METRICS
 from fedmed.flower.arrays import decoded
 from fedmed.models import from_record, to_record
 from fedmed.privacy.disclosure import Disclosure
-from fedmed.privacy.discrete import FINEST, discrete_gaussian
+from fedmed.privacy.discrete import LEAST, discrete_gaussian
 from fedmed.privacy.noise import Source
 
 Update = dict[str, NDArray[np.float64]]
@@ -209,10 +209,10 @@ def plan_of(task: Task, aggregation: IntegerSum, sent: RecordDict, members: int)
         blocks.append(Block(LOSS, (), LARGEST_LOSS))
     codec = Codec(tuple(blocks), aggregation.bits, summand.truncate)
     for block in blocks:
-        if 0 < (share := block.deviation / block.step(codec.bits)) < FINEST:
+        if 0 < (share := block.deviation / block.step(codec.bits)) < LEAST:
             raise ConfigError(
                 f"aggregation.bits: with {codec.bits} a client's share of the noise is {share:.2g} "
-                f"steps of the grid, and {FINEST:g} are needed (strategy.noise_multiplier); take "
+                f"steps of the grid, and {LEAST:g} are needed (strategy.noise_multiplier); take "
                 "more bits"
             )
     width = codec.width(members)
