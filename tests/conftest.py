@@ -48,7 +48,7 @@ TINY = (
 #: Modules whose tests start processes, servers or whole runs; ``make fast`` leaves them out.
 SLOW = (
     *("audit", "bad_input", "callbacks", "cells", "cli", "closed", "contents", "damage"),
-    *("damaged_stores", "datasets_hospital", "datasets_small", "effects", "engines"),
+    *("damaged_stores", "distributed", "datasets_hospital", "datasets_small", "effects", "engines"),
     *("experiments", "faults", "federation", "formats", "fuzz", "hostile", "identity", "ids"),
     *("images", "labels", "layout", "library", "lifetime", "papers", "pixels_matrix", "policy"),
     *("privacy", "private_step", "protocols", "record", "release", "replies", "report"),

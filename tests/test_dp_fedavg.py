@@ -19,8 +19,8 @@ from fedmed.aggregation.codec import Codec, Integers
 from fedmed.config import compose
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
-from fedmed.federation.summands import Plan
 from fedmed.federation.strategy_state import StrategyState
+from fedmed.federation.summands import Plan
 from fedmed.federation.update_steps import decode
 from fedmed.flower import process, serialization
 from fedmed.models import from_record, to_record

@@ -54,12 +54,6 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
     if spec.client not in session.members:
         raise FedmedError("aggregation: this client is asked for its part of a sum of others")
     weight = _weight(task, told, session)
-    own = _party(spec, context)
-    if aggregation.hides and own.peers is not None and not own.peers.keys() >= {*session.members}:
-        raise FedmedError(
-            "aggregation: a sum is announced of clients that this hospital's policy does not know "
-            "(peers): each of them is said to hide it, and to add its share of the noise"
-        )
     sent, arrays = message.content, reply.content.array_records[ARRAYS]
     if error := unfit(arrays, sent.array_records[ARRAYS], task.faults.max_norm):
         raise Unfit(error.kind, error.what)
@@ -71,6 +65,7 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
         vector = plan.encode(sent, reply.content, weight, seed)
     except OffGrid as error:
         raise Unfit("saturated", f"returned an update of which {error}") from None
+    own = _party(spec, context)
     payload = aggregation.protect(session, vector, plan.width, _own(told), own)
     reply.content[ARRAYS] = record_of({PAYLOAD: payload})
     return reply

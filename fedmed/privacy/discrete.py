@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from fedmed.privacy.noise import Source
 
 BLOCK = 1 << 16  # draws at a time: their arrays stay in the cache
-#: The least deviation of a share, in steps of the grid, at which a sum of shares is accounted for as
-#: one Gaussian. Its concentrated privacy is a Gaussian's but for τ = 10·Σ exp(-2π²σ²k/(k+1)), over k
-#: below the number of shares (Kairouz et al. 2021, theorem 1), which is nothing from 3 on. But at a
-#: given δ a discrete Gaussian of 3 steps can cost 0.5 % more ε than a Gaussian; from 32 on it is
-#: less than the 1e-4 to which ε is known.
+#: The least deviation of a share, in steps of the grid, with which a sum of shares is accounted for
+#: as one Gaussian. Its concentrated privacy is a Gaussian's but for τ = 10·Σ exp(-2π²σ²k/(k+1)),
+#: over k below the number of shares (Kairouz et al. 2021, theorem 1), which is nothing from 3 on.
+#: But at a given δ a discrete Gaussian of 3 steps can cost 0.5 % more ε than a Gaussian; from 32 on
+#: it is less than the 1e-4 to which ε is known.
 LEAST = 32.0
 
 
