@@ -49,12 +49,13 @@ TINY = (
 SLOW = (
     *("aggregation", "aggregation_killed", "audit", "bad_input", "callbacks", "cells", "cli"),
     *("closed", "contents", "damage", "damaged_stores", "datasets_hospital", "datasets_small"),
-    *("effects", "engines", "experiments", "faults", "federation", "formats", "fuzz"),
-    *("homomorphic", "homomorphic_bytes", "hostile", "identity", "ids", "images", "labels"),
-    *("layout", "library", "lifetime", "papers", "pixels_matrix", "policy", "privacy"),
-    *("private_step", "protocols", "record", "release", "replies", "report", "reproducibility"),
-    *("restarts", "robust", "run_contracts", "secagg_attacks", "secagg_fuzz", "server"),
-    *("statistics", "sweep", "table", "together", "told", "tracking", "verify", "waiting"),
+    *("distributed", "effects", "engines", "experiments", "faults", "federation", "formats"),
+    *("fuzz", "homomorphic", "homomorphic_bytes", "hostile", "identity", "ids", "images"),
+    *("labels", "layout", "library", "lifetime", "papers", "pixels_matrix", "policy"),
+    *("privacy", "private_step", "protocols", "record", "release", "replies", "report"),
+    *("reproducibility", "restarts", "robust", "run_contracts", "secagg_attacks"),
+    *("secagg_fuzz", "server", "statistics", "sweep", "table", "together", "told", "tracking"),
+    *("verify", "waiting"),
 )
 
 
