@@ -214,6 +214,23 @@ def test_what_needs_each_update_is_refused(
         launch(*SMALL, *choice("secagg"), *overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("aggregation=ckks", "aggregation.scale_bits=20"), "aggregation.scale_bits=20: the noise"),
+        (("aggregation=bfv", "aggregation.plain_bits=18"), "aggregation.plain_bits=18"),
+        (("aggregation=paillier", "aggregation.key_bits=1024"), "2048 or more"),
+        (("aggregation=bfv", "aggregation.holder=4"), "aggregation.holder: client 4, of 0 to 3"),
+    ],
+)
+def test_what_no_sum_can_have_is_refused_before_the_first_round(
+    launch: Launch, tmp_path: Path, overrides: Sequence[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        launch(*SMALL, *overrides)
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
 def test_distributed_noise_takes_a_sum(launch: Launch) -> None:
     with pytest.raises(ConfigError, match=r"take aggregation=secagg, or fixed to simulate it"):
         launch(*SMALL, *DISTRIBUTED)

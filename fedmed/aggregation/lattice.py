@@ -258,7 +258,7 @@ def _plain_modulus(bits: int, degree: int) -> int:
     which no sum is, and so it is seen.
     """
     if degree < 1 or degree & (degree - 1):
-        raise ConfigError(f"aggregation.poly_modulus_degree={degree}: a power of two")
+        raise ConfigError(f"aggregation.poly_modulus_degree={degree}: takes a power of two")
     step = 2 * degree
     found = (9 << bits) // 8 // step * step + 1
     while not library("gmpy2").is_prime(found):
