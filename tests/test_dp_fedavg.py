@@ -123,7 +123,7 @@ def summed(
     """Return the one reply with the sum of all members' integers but for those that are lost."""
     plan, orders, vectors = integers(dp, updates, round_, start, least)
     left = [vector for at, vector in enumerate(vectors) if at not in lost]
-    total = np.sum(left, axis=0, dtype=np.int32)
+    total = np.array(left, np.int32).sum(axis=0, dtype=np.int32)
     content, _ = plan.decode(total, orders[0].content, float(len(left)))
     return [Message(content, reply_to=orders[0])]
 
