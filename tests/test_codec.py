@@ -57,17 +57,16 @@ def test_the_mean_is_right_to_half_a_step(data: Any, limit: float, bits: int, cl
     most = min(limit, codec.largest * step) * (1 - 1e-9)
     units = st.lists(st.floats(-1, 1), min_size=6, max_size=6)
     values = [np.array(data.draw(units)) * most / weight for weight in weights]
-    total = sum(
-        codec.encode({"w": v}, w).astype(object) for v, w in zip(values, weights, strict=True)
-    )
+    vectors = [codec.encode({"w": v}, w) for v, w in zip(values, weights, strict=True)]
+    total = [sum(int(vector[at]) for vector in vectors) for at in range(6)]
     for at in range(6):
         exact = sum(Fraction(v[at]) * Fraction(w) for v, w in zip(values, weights, strict=True))
         error = abs(total[at] * Fraction(step) - exact) / clients
         assert error <= Fraction(step) / 2 * (1 + Fraction(1, 10**12)) + Fraction(limit) / 10**15
     width = codec.width(clients) if clients * codec.largest < 2**31 else 32
     if width < 32:
-        assert all(-(2 ** (width - 1)) <= int(x) < 2 ** (width - 1) for x in total)
-        words = np.array(total.tolist(), np.int32)
+        assert all(-(2 ** (width - 1)) <= x < 2 ** (width - 1) for x in total)
+        words = np.array(total, np.int32)
         assert [Fraction(x) for x in codec.decode(words)["w"]] == [
             x * Fraction(step) for x in total
         ]
@@ -91,7 +90,7 @@ def test_what_lies_beyond_is_counted_to_the_value_and_refused(
     def beyond(value: float) -> bool:
         if not math.isfinite(value) or abs(Fraction(value)) > Fraction(limit):
             return True
-        return abs(round(Fraction(value) / step)) > largest  # half to even, as rint
+        return bool(abs(round(Fraction(value) / step)) > largest)  # half to even, as rint
 
     expected = sum(map(beyond, values))
     codec = grid(limit, bits, len(values))

@@ -40,8 +40,10 @@ def fit(found: NDArray[np.int64], deviation: float) -> float:
     cells, of = support // wide, found // wide
     expected = np.bincount(cells - cells[0], odds) * len(found)
     counted = np.bincount(of - cells[0], minlength=len(expected))
-    full = expected >= 20  # the others, all but empty, are one cell together
-    table = [np.append(x[full], x[~full].sum()) for x in (counted, expected)]
+    full = expected >= 20  # the others, all but empty, are counted with the last of these
+    table = [x[full] for x in (counted, expected)]
+    for kept, x in zip(table, (counted, expected), strict=True):
+        kept[-1] += x[~full].sum()
     return float(stats.chisquare(*table).pvalue)
 
 
@@ -50,18 +52,18 @@ def fit(found: NDArray[np.int64], deviation: float) -> float:
 def test_draws_have_the_exact_probabilities(deviation: float, secure: bool) -> None:
     found = discrete_gaussian(DRAWS, deviation, draws_of(secure))
     assert found.dtype == np.int64
-    assert fit(found, deviation) > 1e-4
+    assert fit(found, deviation) > 1e-6
 
 
 def test_the_test_tells_what_is_nearly_one() -> None:
-    """A rounded Gaussian, a deviation that is 1 % off, one draw in a hundred lost."""
+    """A rounded Gaussian, a deviation that is 2 % off, one draw in fifty lost."""
     rng = np.random.default_rng(0)
     rounded = np.rint(rng.normal(0, 0.6, DRAWS)).astype(np.int64)
     assert fit(rounded, 0.6) < 1e-12
-    assert fit(discrete_gaussian(DRAWS, 17.3 * 1.01, draws_of(False)), 17.3) < 1e-4
+    assert fit(discrete_gaussian(DRAWS, 17.3 * 1.02, draws_of(False)), 17.3) < 1e-9
     found = discrete_gaussian(DRAWS, 2.5, draws_of(False))
-    found[:: DRAWS // 4000] = 0
-    assert fit(found, 2.5) < 1e-4
+    found[::50] = 0
+    assert fit(found, 2.5) < 1e-9
 
 
 @pytest.mark.parametrize("deviation", [3e4, 1e8])
@@ -84,8 +86,8 @@ def test_draws_are_as_those_of_opendp(deviation: float) -> None:
     far = math.ceil(3 * deviation)
     cells = np.linspace(-far - 0.5, far + 0.5, min(2 * far + 1, 30) + 1)
     table = [np.histogram(np.clip(x, -far, far), cells)[0] for x in (ours, theirs)]
-    assert stats.chi2_contingency(table).pvalue > 1e-4
-    assert fit(theirs, deviation) > 1e-4
+    assert stats.chi2_contingency(table).pvalue > 1e-6  # theirs are the system's
+    assert fit(theirs, deviation) > 1e-6
 
 
 def test_a_seed_repeats_and_the_operating_system_does_not() -> None:
@@ -93,8 +95,8 @@ def test_a_seed_repeats_and_the_operating_system_does_not() -> None:
     one, two, other = (discrete_gaussian(n, 9.0, draws_of(False, seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     assert abs(np.corrcoef(one, other)[0, 1]) < 5 / math.sqrt(n)
-    secret = [discrete_gaussian(n, 9.0, draws_of(True)) for _ in range(2)]
-    assert abs(np.corrcoef(*secret)[0, 1]) < 5 / math.sqrt(n)
+    first, second = (discrete_gaussian(n, 9.0, draws_of(True)) for _ in range(2))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / math.sqrt(n)
     assert discrete_gaussian(0, 9.0, draws_of(False)).shape == (0,)
 
 

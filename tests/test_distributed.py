@@ -92,6 +92,32 @@ def test_the_noise_on_the_sum_is_the_ledgers_for_as_few_as_must_survive(
     assert "SIMULATION" not in assumed
 
 
+def test_where_all_must_survive_the_noise_is_that_of_a_central_server(
+    launch: Launch, tmp_path: Path
+) -> None:
+    """At the same ε; elsewhere the same up to the grid, so that utility is the same too."""
+    ways = {
+        "central": ("strategy.noise=central",),
+        "distributed": ("aggregation=secagg", "aggregation.threshold=0.9"),
+    }
+    spent, deviations = [], []
+    for way, overrides in ways.items():
+        quiet, noisy = (
+            launch(
+                *TASK, *overrides, f"strategy.noise_multiplier={z}", folder=tmp_path / f"{way}{z}"
+            )
+            for z in (0, Z)
+        )
+        spent.append(noisy["privacy"]["epsilon"])
+        assert quiet["test"] != noisy["test"]
+        noise = weights(tmp_path / f"{way}{Z}") - weights(tmp_path / f"{way}0")
+        deviations.append(float(noise.std()))
+    apart = weights(tmp_path / "central0") - weights(tmp_path / "distributed0")
+    assert np.abs(apart).max() < NORM * 2.0**-15
+    assert spent[0] == spent[1]
+    assert deviations == pytest.approx([Z * NORM / CLIENTS] * 2, rel=0.03)
+
+
 def test_a_round_that_lost_more_than_may_be_lost_releases_nothing(
     launch: Launch, tmp_path: Path
 ) -> None:
