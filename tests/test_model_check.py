@@ -29,7 +29,12 @@ def owning(network: nn.Module, *overrides: str) -> ClientContext:
     task = cfg.compose([*HIDING, *overrides])
     nothing = np.empty((0, SIDE, SIDE), np.uint8)
     return ClientContext(
-        task, network, models.arrays_of(network), nothing, np.empty((0, 1)), pd.DataFrame()
+        task,
+        network,
+        models.arrays_of(network),
+        nothing,
+        np.empty((0, 1), np.float32),
+        pd.DataFrame(),
     )
 
 
@@ -40,7 +45,7 @@ def linear() -> nn.Module:
 
 
 def imprint(network: nn.Module, brightness: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """Return weights by which each row is on where an image is brighter than the row's threshold."""
+    """Return weights by which a row is on where an image is brighter than its threshold."""
     arrays = models.arrays_of(network)
     arrays["1.weight"][:] = 1 / SIDE**2
     arrays["1.bias"][:] = -np.quantile(brightness, (np.arange(BINS) + 0.5) / BINS)
@@ -55,7 +60,7 @@ def trained(network: nn.Module, images: torch.Tensor) -> dict[str, NDArray[np.fl
     optimizer = torch.optim.SGD(network.parameters(), lr=1000.0)
     logits = network(images)
     labels = torch.arange(len(images)).remainder(2).float()[:, None]
-    nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()
+    nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     after = models.arrays_of(network)
     return {name: after[name].astype(np.float64) - before[name] for name in before}
@@ -136,7 +141,7 @@ def test_an_honest_model_passes_before_and_after_training(name: str, state: str)
         for _ in range(3):
             optimizer.zero_grad()
             loss = nn.functional.binary_cross_entropy_with_logits(network(images), targets)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
 
