@@ -7,6 +7,7 @@ python scripts/bench.py distributed --root HEART_DISEASE [--seeds 1 2 3] [--nois
 python scripts/bench.py scale [--clients 10 100 1000 10000] [--rounds 6]
 python scripts/bench.py record [--repeats 5] [--clients 4] [--steps 10] [--batch 16]
 python scripts/bench.py gpu [--repeats 5]
+python scripts/bench.py aggregation [--ways WAY …] [--weights N …] [--clients K …] [--write PAGE]
 
 Each prints a table and writes bench-NAME.json into --out; most draw bench-NAME.png too.
 What is measured, and against what, is told in scripts/benchmarks/NAME.py. This file
@@ -27,7 +28,7 @@ from fedmed.core.terminal import tolerate
 # Not this folder: for other packages, datasets is Hugging Face's.
 sys.path[0] = str(Path(__file__).parent / "benchmarks")
 os.environ.setdefault("TQDM_DISABLE", "1")  # flwr-datasets' bars
-NAMES = ("engines", "store", "privacy", "distributed", "scale", "record", "gpu")
+NAMES = ("engines", "store", "privacy", "aggregation", "distributed", "scale", "record", "gpu")
 
 
 def main() -> None:

@@ -93,7 +93,8 @@ class Round:
         if step == "keys":
             up = client.keys()
         elif step == "mask":
-            up, words = client.mask(down, self.vectors[number])
+            words = self.vectors[number].copy()
+            up = client.mask(down, words)
             self.payloads[number] = words
         else:
             up = getattr(client, step)(down)

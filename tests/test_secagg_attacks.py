@@ -70,7 +70,8 @@ def test_fewer_colluders_than_the_threshold_open_nothing_and_as_many_do(victim: 
 
 def test_a_vector_that_comes_late_stays_masked_though_its_key_is_revealed() -> None:
     begun = Round(5).until("mask")
-    _, late = begun.client(2).mask(begun.down[2], begun.vectors[2])
+    late = begun.vectors[2].copy()
+    begun.client(2).mask(begun.down[2], late)
     done = begun.play({"mask": [2]}, since="mask")
     with pytest.raises(SecAggError, match="the server takes done, not masked"):
         done.server.add_masked(2, {"view": bytes(32)}, late)

@@ -152,7 +152,8 @@ def test_what_is_no_vector_is_refused_on_either_side() -> None:
     for words in (good.astype(np.int64), good.view(np.int32), good[::2], good.reshape(2, 4), [1]):
         with pytest.raises(SecAggError, match="no contiguous vector of 32-bit words"):
             client.mask(begun.down[0], words)  # type: ignore[arg-type]
-    view, masked = client.mask(begun.down[0], good)
+    masked = good.copy()
+    view = client.mask(begun.down[0], masked)
     for words in (masked[:-1], masked.astype(np.uint64), masked.tobytes(), None):
         with pytest.raises(SecAggError, match="client 0: sent no vector of 8 32-bit words"):
             begun.server.add_masked(0, view, words)  # type: ignore[arg-type]

@@ -70,10 +70,12 @@ class SecureAggregation(IntegerSum):
     ) -> Payload:
         """Return the masked vector, and behind it the hash of whom it is masked with."""
         client = self._opened(session, own)
-        view, masked = client.mask(told, vector.view(np.uint32))
+        sent = np.empty(vector.size + VIEW, np.uint32)
+        sent[:-VIEW] = vector.view(np.uint32)
+        view = client.mask(told, sent[:-VIEW])
         _keep(client, own)
-        behind = np.frombuffer(cast(bytes, view["view"]), np.uint32)
-        return np.concatenate([masked, behind])
+        sent[-VIEW:] = np.frombuffer(cast(bytes, view["view"]), np.uint32)
+        return sent
 
     def _attempt(self, session: Session) -> Attempt:
         return Attempt(

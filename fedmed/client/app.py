@@ -13,6 +13,7 @@ from fedmed import models
 from fedmed.client.context import ClientContext, context_of
 from fedmed.client.enforcement import enforce
 from fedmed.client.fault_injection import inject
+from fedmed.client.model_check import check_model
 from fedmed.client.redaction import redact_errors
 from fedmed.client.shielding import answer, shield
 from fedmed.client.signing import sign
@@ -144,6 +145,7 @@ def _open(message: Message, context: Context) -> tuple[ClientContext, TaskSpec]:
     arrays, kept = message.content[ARRAYS], context.state.get(KEPT)
     assert isinstance(arrays, ArrayRecord)
     assert isinstance(kept, ArrayRecord | None)
+    check_model(own, arrays, spec.round)
     own.receive(arrays, kept)
     return own, spec
 

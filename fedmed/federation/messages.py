@@ -55,7 +55,9 @@ KINDS: Mapping[int, str] = {
 
 
 class Unfit(Exception):
-    """An update that its client finds unfit for a sum, in which no server could look at it.
+    """What a client finds unfit for a sum: its update, or the model that it was sent.
+
+    No server could look at an update there, and no client is hidden from a model made to open it.
 
     It is known by its words where only text travels.
 
@@ -71,7 +73,7 @@ class Unfit(Exception):
 
 
 #: What a client may say of an update of its own, as it is called in ``metrics.csv``.
-UNFIT = ("wrong_shape", "not_finite", "too_far", "saturated")
+UNFIT = ("wrong_shape", "not_finite", "too_far", "saturated", "model")
 
 
 class DroppedOut(Exception):

@@ -40,7 +40,8 @@ class ReplyError:
 
     Attributes:
         kind: ``raised``, ``dropped_out``, ``died``, ``late``, ``malformed``, ``wrong_shape``,
-            ``not_finite``, ``too_far`` or ``saturated``; the metric's name in ``metrics.csv``.
+            ``not_finite``, ``too_far``, ``saturated`` or ``model``, for one that it refuses to
+            train; the metric's name in ``metrics.csv``.
         what: it in words, after the client's name.
         details: a traceback, if there is one.
     """

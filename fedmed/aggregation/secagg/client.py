@@ -192,16 +192,16 @@ class SecAggClient:
         )
         return {"to": to, "sealed": sealed}
 
-    def mask(self, message: object, words: masks.Words) -> tuple[Outgoing, masks.Words]:
-        """Mask a vector.
+    def mask(self, message: object, words: masks.Words) -> Outgoing:
+        """Mask a vector, in place.
 
         Args:
             message: ``sharers``, the members who sent shares, and of the neighbours among them,
                 in that order, what they ``sealed`` for this client.
-            words: the vector, of one dimension; it stays as it is.
+            words: the vector, of one dimension; if this raises it is as it was.
 
         Returns:
-            ``view``, the hash of whom this client took to take part, and the masked vector.
+            ``view``, the hash of whom this client took to take part.
 
         Raises:
             SecAggError: if it is not this step's turn, or too few sent shares, or some are not as
@@ -228,9 +228,8 @@ class SecAggClient:
             )
         if not masks.is_words(words):
             raise SecAggError("what is masked is no contiguous vector of 32-bit words")
-        masked = words.copy()
         masks.apply(
-            masked,
+            words,
             [
                 seed_mask_key(state.secrets.seed),
                 *(keys[one] for one in peers if one > state.number),
@@ -238,7 +237,7 @@ class SecAggClient:
             [keys[one] for one in peers if one < state.number],
         )
         self._advance("consent", sharers=sharers, letters=letters)
-        return {"view": bytes.fromhex(cohort.view(sharers))}, masked
+        return {"view": bytes.fromhex(cohort.view(sharers))}
 
     def consent(self, message: object) -> Outgoing:
         """Take note of whose masked vectors the server has, once and for all.
