@@ -88,15 +88,15 @@ class Encrypted(IntegerSum):
 
     def _generate(self, session: Session, own: Party) -> Fields:
         keys = self.scheme.generate()
-        own.vault.store(session.attempt + keys.secret)
+        own.vault.store(bytes.fromhex(session.name) + keys.secret)
         signature = own.signer.sign(_stated(session, keys.public)) if own.signer else ""
         return {"public": keys.public, "signature": signature}
 
     def _read(self, session: Session, told: Fields, own: Party) -> Fields:
         kept = own.vault.load()
         own.vault.clear()  # a key opens once
-        at = len(session.attempt)
-        if kept[:at] != session.attempt:
+        name = bytes.fromhex(session.name)
+        if not kept.startswith(name):
             raise FedmedError("aggregation: asked to read a sum of another attempt")
         size, width, clients = (_number(told, key) for key in ("size", "width", "clients"))
         if not own.fewest <= clients <= len(session.members):
@@ -105,7 +105,7 @@ class Encrypted(IntegerSum):
         if not (isinstance(total, np.ndarray) and total.dtype == np.uint8):
             raise FedmedError("aggregation: asked to read a sum, and told none")
         sums = self.scheme.decrypt(
-            kept[at:], total.tobytes(), size=size, width=width, clients=clients
+            kept[len(name) :], total.tobytes(), size=size, width=width, clients=clients
         )
         return {"sums": sums.astype(np.int32)}
 
@@ -237,7 +237,7 @@ def _stated(session: Session, public: bytes) -> dict[str, Any]:
         "encrypted": "key",
         "run": session.run,
         "round": session.round,
-        "attempt": session.attempt.hex(),
+        "attempt": session.name,
         "key": fingerprint(public).hex(),
     }
 

@@ -16,7 +16,7 @@ class Asked:
     """One exchange of a round.
 
     Attributes:
-        scope: ``train`` or ``val``.
+        scope: ``train``, ``val``, or the step of an aggregation.
         task: the hash of the run's task, as clients are told it.
         round: the round.
         excluded: client → what is wrong with its reply, or with none coming; filled as they come.
