@@ -49,7 +49,17 @@ TINY = (
 SLOW = (
     *("audit", "bad_input", "callbacks", "cells", "cli", "closed", "contents", "damage"),
     *("damaged_stores", "datasets_hospital", "datasets_small", "effects", "engines"),
-    *("experiments", "faults", "federation", "formats", "fuzz", "hostile", "identity", "ids"),
+    *(
+        "experiments",
+        "faults",
+        "federation",
+        "formats",
+        "fuzz",
+        "hidden_updates",
+        "hostile",
+        "identity",
+        "ids",
+    ),
     *("images", "labels", "layout", "library", "lifetime", "papers", "pixels_matrix", "policy"),
     *("privacy", "private_step", "protocols", "record", "release", "replies", "report"),
     *("reproducibility", "restarts", "robust", "run_contracts", "server", "statistics", "sweep"),
