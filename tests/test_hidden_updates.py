@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import TINY
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Context, Message, RecordDict
 from hospitals import make_home
 
 from fedmed import models
@@ -144,7 +144,7 @@ def _bytes_of(content: RecordDict) -> list[bytes]:
     found: list[bytes] = []
     for record in content.values():
         for value in record.values():
-            if isinstance(record, ArrayRecord):
+            if isinstance(value, Array):
                 found.append(decoded(value).tobytes())
             else:
                 many = value if isinstance(value, list) else [value]
@@ -317,7 +317,7 @@ def test_another_attempt_takes_the_place_of_one_that_was_masked(server: Server) 
 
 
 def test_who_is_not_who_the_policy_names_is_refused(server: Server, keys: Path) -> None:
-    """A server in the middle: its own keys in the place of a hospital's, and with what signature?"""
+    """A server in the middle: its own keys in the place of a hospital's, however it signs them."""
     sealed(server)
     stranger, other = Signer(keys / "stranger"), server.session(b"o" * 16)
     theirs = unpacked_of(server.step(other, "keys", 2, {}))
