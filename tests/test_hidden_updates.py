@@ -246,20 +246,23 @@ def test_no_secret_is_in_what_the_server_was_sent(
             assert form not in seen
 
 
-@pytest.mark.parametrize("step", ["shares", "consent", "reveal"])
+#: Steps behind the first, and what could be told of them.
+LATER: dict[str, dict[str, Any]] = {
+    "shares": {"members": [0, 1, 2], "announcements": [b""] * 3, "signatures": [b""] * 3},
+    "consent": {"survivors": [0, 1, 2]},
+    "reveal": {"signers": [0, 1, 2], "signatures": [b""] * 3},
+}
+
+
+@pytest.mark.parametrize("step", LATER)
 def test_a_step_that_is_not_due_is_refused(server: Server, step: str) -> None:
     sealed(server)
     session = server.session()
     for begun in (False, True):
         if begun:
             server.step(session, "keys", 0, {})
-        told: dict[str, Any] = {
-            "shares": {"members": [0, 1, 2], "announcements": [b""] * 3, "signatures": [b""] * 3},
-            "consent": {"survivors": [0, 1, 2]},
-            "reveal": {"signers": [0, 1, 2], "signatures": [b""] * 3},
-        }[step]
         with pytest.raises(Refused, match=r"refuses this: aggregation$"):
-            server.step(session, step, 0, told)
+            server.step(session, step, 0, LATER[step])
     assert "aggregation: " in server.refused(0)
     for other in ("mask", "generate", "read", "to_bytes", ""):
         with pytest.raises(Refused, match="aggregation"):
@@ -519,12 +522,14 @@ class PrivateServer(Server):
 
 def test_each_step_bears_its_hospitals_signature(server: Server) -> None:
     session = server.session()
+    told = ConfigRecord({ATTEMPT: session.attempt, MEMBERS: list(session.members), STEP: "keys"})
     reply = server.step(session, "keys", 1, {})
     signed = reply.config_records[SIGNATURE]
     returned = hashes.of_content(
         RecordDict({name: one for name, one in reply.items() if name != SIGNATURE})
     )
-    statement = signatures.of_exchange(session.run, 1, 1, "keys", [], returned)
+    given = [hashes.of_told(told)]
+    statement = signatures.of_exchange(session.run, 1, 1, "keys", given, returned)
     assert signatures.holds(str(signed["key"]), str(signed["signature"]), statement)
     assert signed["key"] == server.homes[1].signer.public
 

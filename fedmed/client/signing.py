@@ -18,6 +18,8 @@ def sign(message: Message, context: Context, call_next: ClientAppCallable) -> Me
     signer = Signer(Path(str(context.node_config[RECORD_KEY])))
     task = TaskSpec.of(message, context)
     given = [hashes.of_record(record) for record in message.content.array_records.values()]
+    if (told := message.content.config_records.get(AGGREGATION)) is not None:
+        given.append(hashes.of_told(told))
     reply = call_next(message, context)
     returned = RecordDict({name: one for name, one in reply.content.items() if name != STATE})
     statement = signatures.of_exchange(

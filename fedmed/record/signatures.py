@@ -128,7 +128,8 @@ def of_exchange(
         client: the hospital's number.
         round_: of the message.
         scope: ``train``, ``val``, or the step of an aggregation.
-        given: the hashes of the array records that came, see ``hashes.of_record``.
+        given: the hashes of the array records that came, see ``hashes.of_record``, and of what was
+            told of a sum, see ``hashes.of_told``.
         returned: the hash of the reply, see ``hashes.of_content``.
     """
     return {
