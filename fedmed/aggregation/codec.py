@@ -16,6 +16,7 @@ from fedmed.core.errors import ConfigError, FedmedError
 
 WORD = 32  # bits of the modulus: a vector takes as many bytes as one of single precision
 TAIL = 10.0  # deviations of noise that the modulus holds: more has probability 2e-23
+SMALLEST, GREATEST = 1e-200, 1e200  # limits of which a step, and a sum in steps, are exact doubles
 
 Integers = NDArray[np.int32]
 Values = Mapping[str, NDArray[np.floating]]
@@ -45,12 +46,22 @@ class Block:
         shape: of it.
         limit: the largest magnitude of a client's value, in the array's own unit.
         deviation: standard deviation of the noise that each client adds to each value, likewise.
+
+    Raises:
+        ConfigError: if the limit is no magnitude of which steps can be exact.
     """
 
     name: str
     shape: tuple[int, ...]
     limit: float
     deviation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not SMALLEST <= self.limit <= GREATEST:
+            raise ConfigError(
+                f"aggregation: the range of {self.name} takes {SMALLEST:g} to {GREATEST:g}, got "
+                f"{self.limit:g} (aggregation.range, or a strategy's clip_norm)"
+            )
 
     @property
     def size(self) -> int:
@@ -117,31 +128,38 @@ class Codec:
     def encode(self, values: Values, weight: float = 1.0) -> Integers:
         """Return the integers of one client's values.
 
+        To the nearest, a value of which the limit is a power of two may be no nearer to it than
+        half a step. Towards zero, what lies beyond the limit by less than a step is put on it.
+
         Args:
-            values: by the block's name, in its shape; finite.
+            values: by the block's name, in its shape.
             weight: they are multiplied by it first.
 
         Raises:
-            OffGrid: if a value lies beyond its range.
+            OffGrid: if a value is not finite, or lies beyond its range.
         """
         vector = np.empty(self.size, np.int32)
         saturated, worst = 0, ("", 0.0, 0.0)
         for block, place in self.places():
             step = block.step(self.bits)
-            scaled = np.multiply(values[block.name], weight, dtype=np.float64).ravel()
-            scaled *= 1 / step  # exact: a power of two
+            with np.errstate(over="ignore"):  # what is infinite then lies beyond
+                scaled = np.multiply(values[block.name], weight, dtype=np.float64).ravel()
+                scaled *= 1 / step  # exact: a power of two
+            held, limit = float(self.largest), block.limit / step
             if self.truncate:
                 np.trunc(scaled, out=scaled)
-                most, largest = block.limit / step, float(self.largest)
+                inside = np.abs(scaled) <= math.ceil(limit)
+                held = min(held, math.floor(limit))
             else:
+                inside = np.abs(scaled) <= limit
                 np.rint(scaled, out=scaled)
-                most = largest = min(float(self.largest), block.limit / step)
-            if beyond := int(np.count_nonzero(~(np.abs(scaled) <= most))):
+                inside &= np.abs(scaled) <= held
+            if beyond := inside.size - int(np.count_nonzero(inside)):
                 if not saturated:
                     worst = (block.name, float(np.abs(scaled).max()) * step, block.limit)
                 saturated += beyond
             elif not saturated:
-                vector[place] = np.clip(scaled, -largest, largest, out=scaled)
+                vector[place] = np.clip(scaled, -held, held, out=scaled)
         if saturated:
             raise OffGrid(saturated, *worst)
         return vector

@@ -77,6 +77,11 @@ class Encrypted(IntegerSum):
         if not isinstance(public, bytes):
             raise FedmedError("aggregation: no public key was told")
         if own.peers is not None:
+            if not own.peers.keys() >= {*session.members}:
+                raise FedmedError(
+                    "aggregation: a sum is announced of clients that this hospital's policy does "
+                    "not know (peers): their number decides each one's share of the noise"
+                )
             signed = _stated(session, public)
             if not holds(own.peers.get(self.holder, ""), str(told.get("signature")), signed):
                 raise FedmedError(
@@ -97,9 +102,10 @@ class Encrypted(IntegerSum):
         own.vault.clear()  # a key opens once
         name = bytes.fromhex(session.name)
         if not kept.startswith(name):
-            raise FedmedError("aggregation: asked to read a sum of another attempt")
+            raise FedmedError("aggregation: asked to read a sum of another attempt or cohort")
         size, width, clients = (_number(told, key) for key in ("size", "width", "clients"))
-        if not own.fewest <= clients <= len(session.members):
+        members = len(session.members)
+        if not max(own.fewest, self.survivors(members)) <= clients <= members:
             raise FedmedError(f"aggregation: asked to read a sum of {clients} clients")
         total = told.get("total")
         if not (isinstance(total, np.ndarray) and total.dtype == np.uint8):
@@ -231,7 +237,7 @@ def _number(told: Fields, key: str) -> int:
 
 
 def _stated(session: Session, public: bytes) -> dict[str, Any]:
-    """Return what the holder signs: that a key is its own, of this attempt."""
+    """Return what the holder signs: that a key is its own, of this attempt, for these members."""
     return {
         "by": HOSPITAL,
         "encrypted": "key",
