@@ -50,7 +50,8 @@ SLOW = (
     *("aggregation", "aggregation_killed", "audit", "bad_input", "callbacks", "cells", "cli"),
     *("closed", "contents", "damage", "damaged_stores", "datasets_hospital", "datasets_small"),
     *("distributed", "effects", "engines", "experiments", "faults", "federation", "formats"),
-    *("fuzz", "homomorphic", "homomorphic_bytes", "hostile", "identity", "ids", "images"),
+    *("fuzz", "hidden_deployment", "hidden_updates", "homomorphic", "homomorphic_bytes"),
+    *("hostile", "identity", "ids", "images"),
     *("labels", "layout", "library", "lifetime", "papers", "pixels_matrix", "policy"),
     *("privacy", "private_step", "protocols", "record", "release", "replies", "report"),
     *("reproducibility", "restarts", "robust", "run_contracts", "secagg_attacks"),
@@ -61,7 +62,10 @@ SLOW = (
 
 #: Those whose tests mostly wait, the longest first. Begun before all others, one process has them
 #: while the others have the cores.
-WAITING = ("restarts", "engines", "hostile", "sweep", "reproducibility", "faults", "closed")
+WAITING = (
+    *("restarts", "engines", "hidden_deployment", "hostile", "sweep", "reproducibility"),
+    *("faults", "closed"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ Server and clients each build it, from the same arguments. Messages are carried 
 end tells the other in a step is a mapping of names to numbers, words and bytes.
 """
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -50,6 +51,12 @@ class Session:
     round: int
     attempt: bytes
     members: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What tells it apart, 64 hexadecimal digits: no attempt has two lists of members."""
+        members = ",".join(map(str, self.members))
+        return hashlib.sha256(f"{self.attempt.hex()}:{members}".encode()).hexdigest()
 
 
 class Vault(Protocol):

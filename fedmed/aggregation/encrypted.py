@@ -1,6 +1,5 @@
 """Sums under encryption: one client holds the key, the others and the server see ciphers alone."""
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,15 +93,15 @@ class Encrypted(IntegerSum):
 
     def _generate(self, session: Session, own: Party) -> Fields:
         keys = self.scheme.generate()
-        own.vault.store(_heading(session) + keys.secret)
+        own.vault.store(bytes.fromhex(session.name) + keys.secret)
         signature = own.signer.sign(_stated(session, keys.public)) if own.signer else ""
         return {"public": keys.public, "signature": signature}
 
     def _read(self, session: Session, told: Fields, own: Party) -> Fields:
         kept = own.vault.load()
         own.vault.clear()  # a key opens once
-        heading = _heading(session)
-        if not kept.startswith(heading):
+        name = bytes.fromhex(session.name)
+        if not kept.startswith(name):
             raise FedmedError("aggregation: asked to read a sum of another attempt or cohort")
         size, width, clients = (_number(told, key) for key in ("size", "width", "clients"))
         members = len(session.members)
@@ -112,7 +111,7 @@ class Encrypted(IntegerSum):
         if not (isinstance(total, np.ndarray) and total.dtype == np.uint8):
             raise FedmedError("aggregation: asked to read a sum, and told none")
         sums = self.scheme.decrypt(
-            kept[len(heading) :], total.tobytes(), size=size, width=width, clients=clients
+            kept[len(name) :], total.tobytes(), size=size, width=width, clients=clients
         )
         return {"sums": sums.astype(np.int32)}
 
@@ -244,15 +243,9 @@ def _stated(session: Session, public: bytes) -> dict[str, Any]:
         "encrypted": "key",
         "run": session.run,
         "round": session.round,
-        "attempt": session.attempt.hex(),
-        "members": list(session.members),
+        "attempt": session.name,
         "key": fingerprint(public).hex(),
     }
-
-
-def _heading(session: Session) -> bytes:
-    """Return what stands before a kept key: whose sum it may open."""
-    return session.attempt + hashlib.sha256(repr(session.members).encode()).digest()
 
 
 @lru_cache

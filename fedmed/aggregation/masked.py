@@ -81,7 +81,7 @@ class SecureAggregation(IntegerSum):
         return Attempt(
             run=session.run,
             round=session.round,
-            attempt=session.attempt.hex(),
+            attempt=session.name,
             threshold=self.survivors(len(session.members)),
         )
 

@@ -88,6 +88,7 @@ def deploy(
         FedmedError: if the run fails.
     """
     from fedmed.config import compose, settings
+    from fedmed.deployment import peers
     from fedmed.deployment.flower_app import write_app
     from fedmed.deployment.local_federation import OVER, Loopback
 
@@ -103,6 +104,8 @@ def deploy(
         for client in range(clients):
             agree(federation, client, config, overrides)
             federation.register(client)
+        for client in range(clients):
+            peers.enter(federation.home(client), peers.read(federation.keys))
             federation.start_node(client)
         here = Path(settings(overrides).run.dir).absolute()
         keys = [f"record.key={federation.record_key}", f"runner.keys={federation.keys}"]

@@ -2,6 +2,7 @@
 
 fedmed hospital init HOME --client 2 --superlink HOST:443 --authority ca.crt OVERRIDES …
 fedmed hospital prepare HOME OVERRIDES …     # its patients, from the dataset that is here
+fedmed hospital peers HOME KEYS              # whom it hides its updates among: hospital-0.pub, …
 fedmed hospital start HOME                   # its node, which answers by its policy alone
 fedmed hospital budget HOME                  # what was spent of its patients, and what is left
 fedmed hospital server FOLDER OVERRIDES …    # for whoever runs the server: the test patients
@@ -46,6 +47,11 @@ def parser() -> ArgumentParser:
     )
     prepare = commands.add_parser("prepare", help="decode its images into HOME/data")
     prepare.add_argument("home", type=Path)
+    peers = commands.add_parser("peers", help="enter the other hospitals' keys, or show them")
+    peers.add_argument("home", type=Path)
+    peers.add_argument(
+        "keys", type=Path, nargs="?", help="folder of hospital-0.pub, …; shows those there without"
+    )
     start = commands.add_parser("start", help="start its node")
     start.add_argument("home", type=Path)
     start.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where it computes")
@@ -70,9 +76,9 @@ def main(argv: Sequence[str]) -> None:
             own.error(f"unrecognized arguments: {' '.join(rest)}")
         arguments.overrides += rest
     os.environ.setdefault("TQDM_DISABLE", "1")  # flwr-datasets' bars
-    {"init": _init, "prepare": _prepare, "start": _start, "budget": _budget, "server": _server}[
-        arguments.command
-    ](arguments)
+    commands = {"init": _init, "prepare": _prepare, "peers": _peers, "start": _start}
+    commands |= {"budget": _budget, "server": _server}
+    commands[arguments.command](arguments)
 
 
 def _init(arguments: Namespace) -> None:
@@ -99,6 +105,8 @@ def _init(arguments: Namespace) -> None:
     )
     print(f"{home.policy_file}: read it, change it: it is what this hospital goes by")
     print(f"for the server: {home.node_key}.pub and {home.record_key}.pub")
+    if home.policy.hidden_updates:
+        print("before it starts: fedmed hospital peers enters the other hospitals' record keys")
 
 
 def _prepare(arguments: Namespace) -> None:
@@ -116,6 +124,21 @@ def _agreed(home: "Home") -> Sequence[str]:
         raise ConfigError(f"{home.policy_file}: has several experiments; give the overrides")
     (experiment,) = home.policy.experiments.values()
     return experiment.overrides
+
+
+def _peers(arguments: Namespace) -> None:
+    from fedmed.deployment import peers
+    from fedmed.deployment.home import Home
+
+    home = Home.opened(arguments.home)
+    if arguments.keys is not None:
+        peers.enter(home, peers.read(arguments.keys))
+        home = Home.opened(arguments.home)
+    own = home.policy.client
+    known = {own: home.signer.public, **home.policy.peers}
+    for client, key in sorted(known.items()):
+        print(f"hospital {client}: {peers.spoken(key)}{' (this one)' if client == own else ''}")
+    print("compare each with its hospital, by a way that is not the server's: the telephone")
 
 
 def _server(arguments: Namespace) -> None:

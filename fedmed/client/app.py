@@ -44,7 +44,6 @@ from fedmed.flower.node_config import HOME
 from fedmed.privacy.disclosure import Disclosure
 from fedmed.privacy.release import utility
 from fedmed.record import signatures
-from fedmed.record.signatures import Signer
 from fedmed.training import sgd
 from fedmed.training.dpsgd import train as dpsgd
 
@@ -126,13 +125,14 @@ def describe(message: Message, context: Context) -> Message:
     content = RecordDict({NODE_REPORT: report})
     if CHALLENGE in message.content:
         challenge = str(message.content.config_records[CHALLENGE]["nonce"])
-        signer = Signer(home.record_key)
-        signature = signer.sign(signatures.of_report(run.config_sha256, challenge, dict(report)))
-        content[SIGNATURE] = ConfigRecord({"key": signer.public, "signature": signature})
+        signature = home.signer.sign(
+            signatures.of_report(run.config_sha256, challenge, dict(report))
+        )
+        content[SIGNATURE] = ConfigRecord({"key": home.signer.public, "signature": signature})
     return Message(content, reply_to=message)
 
 
-@app.query(AGGREGATE.partition(".")[2], mods=[redact_errors, enforce])
+@app.query(AGGREGATE.partition(".")[2], mods=[redact_errors, enforce, sign])
 def aggregate(message: Message, context: Context) -> Message:
     """Take part in a sum of updates, in a step beside training."""
     return answer(message, context)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flwr.app import Context, Message
 
+from fedmed.client.shielding import refusing, told_of_sum
 from fedmed.config import DPSGD, Task, wire
 from fedmed.deployment import node_data
 from fedmed.deployment.home import Home
@@ -38,15 +39,16 @@ def enforce(message: Message, context: Context, call_next: ClientAppCallable) ->
     home = Home.opened(Path(str(context.node_config[HOME])))
     try:
         _check(home, run, message, context)
-    except Refused as refused:
+        return call_next(message, context)
+    except Refused as refused:  # of a sum, only its own secrets tell what does not fit
         home.note(refused)
         raise
-    return call_next(message, context)
 
 
 def _check(home: Home, run: RunContext, message: Message, context: Context) -> None:
     task = wire.parsed(run.config, run.config_sha256)
     home.policy.check(task)
+    home.policy.check_peers(home.signer.public, task)
     kind = message.metadata.message_type
     if kind == DESCRIBE:
         return
@@ -56,6 +58,8 @@ def _check(home: Home, run: RunContext, message: Message, context: Context) -> N
     if not 1 <= spec.round <= task.rounds:
         raise Refused("round", f"round {spec.round} asked, of {task.rounds}")
     if kind == "train":
+        with refusing(context):  # before it is paid for, and patients are opened
+            told_of_sum(message, spec, task)
         _pay(home, task, spec, message)
     elif kind != AGGREGATE and not Disclosure.of(task).validation:
         raise Refused("metrics", "scores asked of a task that withholds them")

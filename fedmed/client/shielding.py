@@ -2,8 +2,11 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from flwr.app import Context, Message
 
@@ -15,6 +18,7 @@ from fedmed.config import Task, identity, wire
 from fedmed.core.errors import FedmedError
 from fedmed.core.seeding import seed_of
 from fedmed.deployment.home import Home
+from fedmed.deployment.policy import Refused
 from fedmed.federation.messages import (
     AGGREGATION,
     ARRAYS,
@@ -31,9 +35,9 @@ from fedmed.federation.summation import ATTEMPT, ATTEMPT_BYTES, MEMBERS, RELATIV
 from fedmed.flower.arrays import record_of
 from fedmed.flower.node_config import HOME, is_simulated
 from fedmed.flower.private import ClientAppCallable
-from fedmed.record.signatures import Signer
 
 MOST = 1 << 20  # members of a cohort
+KIND = "aggregation"  # of what is refused here
 
 
 def shield(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -43,17 +47,13 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
         Unfit: if the update is none that may enter a sum: there the server cannot look at it.
         FedmedError: if what is told of the sum is not what it has to be.
     """
-    reply = call_next(message, context)
     spec = TaskSpec.of(message, context)
     task = context_of(spec.run).config
-    aggregation = task.aggregation.build()
-    if not isinstance(aggregation, IntegerSum):
+    of_sum = told_of_sum(message, spec, task)
+    reply = call_next(message, context)
+    if of_sum is None:
         return reply
-    told = _told(message)
-    session = _session(spec, told)
-    if spec.client not in session.members:
-        raise FedmedError("aggregation: this client is asked for its part of a sum of others")
-    weight = _weight(task, told, session)
+    aggregation, session, weight, told = of_sum
     sent, arrays = message.content, reply.content.array_records[ARRAYS]
     if error := unfit(arrays, sent.array_records[ARRAYS], task.faults.max_norm):
         raise Unfit(error.kind, error.what)
@@ -66,7 +66,8 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
     except OffGrid as error:
         raise Unfit("saturated", f"returned an update of which {error}") from None
     own = _party(spec, context)
-    payload = aggregation.protect(session, vector, plan.width, _own(told), own)
+    with refusing(context):
+        payload = aggregation.protect(session, vector, plan.width, told, own)
     reply.content[ARRAYS] = record_of({PAYLOAD: payload})
     return reply
 
@@ -81,18 +82,62 @@ def answer(message: Message, context: Context) -> Message:
     aggregation = wire.loads(spec.run.config, spec.run.config_sha256).aggregation.build()
     if not isinstance(aggregation, IntegerSum):
         raise FedmedError("aggregation: a step was asked for, and this task has none")
-    told = unpacked(message.content)
-    session = _session(spec, told)
-    step = str(told.pop(STEP, ""))
-    found = aggregation.answer(session, step, _own(told), _party(spec, context))
+    own = _party(spec, context)
+    with refusing(context):
+        told = unpacked(message.content)
+        session = _session(spec, told)
+        found = aggregation.answer(session, str(told.pop(STEP, "")), _own(told), own)
     return Message(packed(found), reply_to=message)
 
 
-def _told(message: Message) -> Fields:
+class OfSum(NamedTuple):
+    """What a client is told of the sum that its update is to be part of.
+
+    Attributes:
+        aggregation: which sums.
+        session: the attempt.
+        weight: the client's, relative to the mean of all members.
+        told: what the aggregation itself tells.
+    """
+
+    aggregation: IntegerSum
+    session: Session
+    weight: float
+    told: Fields
+
+
+def told_of_sum(message: Message, spec: TaskSpec, task: Task) -> OfSum | None:
+    """Return what an order to train tells of a sum; None if the task has none.
+
+    Args:
+        message: the order.
+        spec: what it says of whom, and when.
+        task: of the run; where there is a policy, it allows it.
+
+    Raises:
+        FedmedError: if it is not what it has to be.
+    """
+    aggregation = task.aggregation.build()
+    if not isinstance(aggregation, IntegerSum):
+        return None
     told = message.content.config_records.get(AGGREGATION)
     if told is None:
         raise FedmedError("aggregation: this client was told nothing of the sum it is to be in")
-    return dict(told)
+    session = _session(spec, told)
+    if spec.client not in session.members:
+        raise FedmedError("aggregation: this client is asked for its part of a sum of others")
+    return OfSum(aggregation, session, _weight(task, told, session), _own(told))
+
+
+@contextmanager
+def refusing(context: Context) -> Iterator[None]:
+    """Have a hospital note what it refuses; the server is told no more than that it does."""
+    try:
+        yield
+    except FedmedError as error:
+        if is_simulated(context):
+            raise
+        raise Refused(KIND, str(error)) from None
 
 
 def _own(told: Fields) -> Fields:
@@ -140,4 +185,4 @@ def _party(spec: TaskSpec, context: Context) -> Party:
         return Party(spec.client, vault)
     home = Home.opened(Path(str(context.node_config[HOME])))
     fewest = max(FEWEST, home.policy.cohort)
-    return Party(spec.client, vault, Signer(home.record_key), home.policy.peers, fewest)
+    return Party(spec.client, vault, home.signer, home.policy.peers, fewest)

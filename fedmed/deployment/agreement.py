@@ -12,7 +12,7 @@ from fedmed.config import DPSGD, Config
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.files import sha256_of, write_atomically
 from fedmed.deployment.home import Home
-from fedmed.deployment.policy import FORMAT, Policy
+from fedmed.deployment.policy import FORMAT, Policy, hides
 from fedmed.privacy.disclosure import Disclosure
 
 TEXT = """\
@@ -35,12 +35,14 @@ experiments:
 privacy:
 {privacy}
 rounds: {rounds} # the most that a run may have
-cohort: {cohort} # the fewest hospitals in a round, as the task says it: the server's word
+cohort: {cohort} # the fewest hospitals in a round; the server's word, but under secure aggregation
 metrics: {metrics} # may training losses and validation scores leave? They are exact
 counts: {counts} # may it leave how many images show each target? It is exact
 weights_sha256: {weights} # hashes of the files that first weights may come from
-hidden_updates: false # must the server see sums alone? No version of today can; true refuses all
-peers: {{}} # client: its hospital's record key, 64 hexadecimal digits; for sums under masks
+hidden_updates: {hidden} # must the server see sums of updates alone, and none by itself?
+# Who the others are in such a sum: number and record key of each hospital, this one's too. No word
+# of the server's: compare them over the telephone. fedmed hospital peers enters them.
+peers: {{}}
 """
 PROMISE = """\
   mechanism: dpsgd
@@ -95,6 +97,7 @@ def found(
         metrics=_yes(shown.losses or shown.validation),
         counts=_yes(shown.counts),
         weights=json.dumps(_weights(config)),
+        hidden=_yes(hides(config)),
     )
     Policy.parse(text, home.policy_file)
     home.make()

@@ -17,7 +17,7 @@ from fedmed.core.errors import FedmedError
 from fedmed.deployment.certificates import make_node_key
 from fedmed.deployment.lifetime import Lifetime
 from fedmed.deployment.policy import Policy, Refused
-from fedmed.record.signatures import make_key
+from fedmed.record.signatures import Signer, make_key
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,11 @@ class Home:
     def record_key(self) -> Path:
         """The key that signs what came and what went; ``.pub`` is for the server."""
         return self.path / "record.key"
+
+    @cached_property
+    def signer(self) -> Signer:
+        """What signs in this hospital's name. Raises ConfigError if its key cannot be read."""
+        return Signer(self.record_key)
 
     @cached_property
     def policy(self) -> Policy:

@@ -8,6 +8,7 @@ from pathlib import Path
 from fedmed.core.errors import FedmedError
 from fedmed.deployment.agreement import fingerprint
 from fedmed.deployment.home import Home
+from fedmed.deployment.policy import Refused
 from fedmed.deployment.processes import QUIET
 from fedmed.flower.node_config import CLIENT, DEVICE, HOME, RECORD_KEY
 
@@ -27,8 +28,8 @@ def command(
         superlink: another address of the server than the policy's, in a rehearsal.
 
     Raises:
-        FedmedError: if the policy is none, its data are not there, or the server's authority is
-            not the one that the policy names.
+        FedmedError: if the policy is none, its data are not there, the server's authority is not
+            the one that the policy names, or the others are not known among whom it hides updates.
     """
     policy = home.policy
     for name, experiment in policy.experiments.items():
@@ -36,6 +37,10 @@ def command(
             _ = experiment.task
         except FedmedError as error:
             raise FedmedError(f"{home.policy_file}: experiments.{name}: {error}") from None
+    try:
+        policy.check_peers(home.signer.public)
+    except Refused as refused:
+        raise FedmedError(f"{home.policy_file}: {refused.kind}: {refused.why}") from None
     if not home.data.is_dir():
         raise FedmedError(f"{home.data}: is not there; fedmed hospital prepare makes it")
     if (found := fingerprint(home.authority)) != policy.authority_sha256:

@@ -16,6 +16,7 @@ import yaml
 from hydra.utils import get_object
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fedmed.aggregation.base import FEWEST
 from fedmed.config import DPSGD, Task, compose, wire
 from fedmed.config.messages import problems
 from fedmed.core import formats
@@ -142,14 +143,16 @@ class Policy(_Frozen):
         privacy: what is promised to patients.
         rounds: the most that a run may have.
         cohort: the fewest hospitals that a round is to have, as the task says it
-            (``strategy.server.min_train_nodes``). It is the server's word: without an aggregation
-            that hides updates no hospital sees who else takes part.
+            (``strategy.server.min_train_nodes``). Under secure aggregation this hospital sees to it
+            itself: fewer than have signed, each by its key in ``peers``, are refused. Otherwise it
+            is the server's word, as no hospital sees who else takes part.
         metrics: whether losses and validation scores may leave, which are exact.
         counts: whether it may leave how many images show each target, which is exact.
         weights_sha256: the hashes of the files that first weights may come from.
         hidden_updates: whether the server must see sums of updates alone.
-        peers: client → the public key of its hospital's record, by which the others are known in a
-            sum that hides updates: without them a server could be each of them itself.
+        peers: client → the public key of its hospital's record, this one's among them, by which
+            the others are known in a sum that hides updates: without them a server could be each
+            of them itself.
     """
 
     format: int
@@ -170,6 +173,8 @@ class Policy(_Frozen):
     def _sound(self) -> "Policy":
         if isinstance(self.privacy, Promise) and self.privacy.lifetime < self.privacy.epsilon:
             raise ValueError("privacy.lifetime is less than privacy.epsilon, of one run")
+        if len(set(self.peers.values())) != len(self.peers):
+            raise ValueError("peers: two hospitals have one key, and could be one of them twice")
         return self
 
     @classmethod
@@ -212,6 +217,29 @@ class Policy(_Frozen):
         for kind, why in self._excesses(task):
             raise Refused(kind, why)
 
+    def check_peers(self, own: str, task: Task | None = None) -> None:
+        """Refuse to hide updates among hospitals that are not known, or not as this one is.
+
+        Args:
+            own: the public key of this hospital's record.
+            task: whose sum it would be part of; None for any that the policy would allow.
+
+        Raises:
+            Refused: if the policy, or the task, has updates hidden and it is so.
+        """
+        if not (self.hidden_updates or (task is not None and hides(task))):
+            return
+        fewest = max(FEWEST, self.cohort)
+        if self.peers.get(self.client, own) != own:
+            raise Refused("peers", f"another key is there for client {self.client}, which this is")
+        if self.client not in self.peers or len(self.peers) < fewest:
+            raise Refused(
+                "peers",
+                f"hidden updates take the keys of {fewest} hospitals or more, with this one's "
+                f"(client {self.client}): {len(self.peers)} are there; fedmed hospital peers "
+                "enters them",
+            )
+
     def _check_agreed(self, task: Task) -> None:
         found = {name: one.differences(task) for name, one in self.experiments.items()}
         if not found:
@@ -237,7 +265,7 @@ class Policy(_Frozen):
             yield "metrics", "the task has losses and validation scores leave"
         if shown.counts and not self.counts:
             yield "counts", "the task has the numbers of positive images leave"
-        if self.hidden_updates and not _hides(task):
+        if self.hidden_updates and not hides(task):
             yield "hidden_updates", f"{task.aggregation.target} shows the server each update"
         if task.faults.inject:
             yield "faults.inject", "no fault is made to happen here"
@@ -274,9 +302,9 @@ def _ours(task: Task) -> dict[str, str]:
     }
 
 
-def _hides(task: Task) -> bool:
+def hides(task: Task) -> bool:
     """Return whether a task, which was agreed on, has the server see sums of updates alone."""
-    return bool(get_object(task.aggregation.target).hides)
+    return bool(getattr(get_object(task.aggregation.target), "hides", False))
 
 
 def _is_number(value: object) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message
 
-from fedmed.federation.messages import SIGNATURE
+from fedmed.federation.messages import AGGREGATION, SIGNATURE
 from fedmed.federation.reply_filter import ReplyError
 from fedmed.record import hashes, signatures
 
@@ -16,11 +16,12 @@ class Asked:
     """One exchange of a round.
 
     Attributes:
-        scope: ``train`` or ``val``.
+        scope: ``train``, ``val``, or the step of an aggregation.
         task: the hash of the run's task, as clients are told it.
         round: the round.
         excluded: client → what is wrong with its reply, or with none coming; filled as they come.
-        given: client → the hashes of the array records that it was sent, in order.
+        given: client → the hashes of the array records that it was sent, and of what it was told of
+            a sum, in order.
         returned: client → the hash of its reply as it came.
         signatures: what hospitals signed of it.
     """
@@ -33,15 +34,22 @@ class Asked:
     returned: dict[int, str] = field(default_factory=dict)
     signatures: list[dict[str, Any]] = field(default_factory=list)
 
-    def sent(self, messages: Mapping[int, Message]) -> None:
-        """Note which arrays each client is sent; messages may share them."""
+    def sent(self, messages: Mapping[int, Message], sums: Mapping[int, ConfigRecord]) -> None:
+        """Note what each client is sent.
+
+        Args:
+            messages: to each; they may share arrays.
+            sums: client → what it is told, beside its message, of the sum that it is part of.
+        """
         digests: dict[int, str] = {}
         for client, message in messages.items():
             records = list(message.content.array_records.values())
             for record in records:
                 if id(record) not in digests:
                     digests[id(record)] = hashes.of_record(record)
-            self.given[client] = sorted(digests[id(record)] for record in records)
+            told = sums.get(client, message.content.config_records.get(AGGREGATION))
+            of_sum = [] if told is None else [hashes.of_told(told)]
+            self.given[client] = sorted([*(digests[id(record)] for record in records), *of_sum])
 
     def came(self, client: int, reply: Message, say: Callable[[str], None]) -> None:
         """Note a reply as it came, and keep its hospital's signature if it holds.

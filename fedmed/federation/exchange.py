@@ -167,7 +167,7 @@ class Exchange:
         sums: Mapping[int, ConfigRecord],
     ) -> Iterator[Answered]:
         """Yield messages with their replies, in the clients' order; those without one last."""
-        asked.sent({self.engine.client_of(m.metadata.dst_node_id): m for m in messages})
+        asked.sent({self.engine.client_of(m.metadata.dst_node_id): m for m in messages}, sums)
         tasks, waiting = {}, {}
         for message in messages:
             node = message.metadata.dst_node_id

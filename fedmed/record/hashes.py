@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedmed.core.records import MetricRow, csv_lines
@@ -38,6 +38,11 @@ def of_content(content: RecordDict) -> str:
         (key, of_record(record) if isinstance(record, ArrayRecord) else sorted(record.items()))
         for key, record in sorted(content.items())
     )
+
+
+def of_told(record: ConfigRecord) -> str:
+    """Return the hash of what a client is told of a sum, whose keys and shares are no arrays."""
+    return fingerprint([sorted(record.items())])
 
 
 def of_rows(rows: Sequence[MetricRow]) -> str:

@@ -127,8 +127,9 @@ def of_exchange(
         task: the hash of the run's task, as it came.
         client: the hospital's number.
         round_: of the message.
-        scope: ``train`` or ``val``.
-        given: the hashes of the array records that came, see ``hashes.of_record``.
+        scope: ``train``, ``val``, or the step of an aggregation.
+        given: the hashes of the array records that came, see ``hashes.of_record``, and of what was
+            told of a sum, see ``hashes.of_told``.
         returned: the hash of the reply, see ``hashes.of_content``.
     """
     return {
