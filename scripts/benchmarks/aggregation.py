@@ -205,7 +205,8 @@ def bound(weights: int, masks: int) -> None:
     for start in range(0, weights, BLOCK):
         part = words[start : start + BLOCK]
         for stream in streams:
-            stream.update_into(memoryview(zeros)[: part.nbytes], mask[: part.size].view(np.uint8))
+            into = memoryview(mask[: part.size].view(np.uint8))
+            stream.update_into(memoryview(zeros)[: part.nbytes], into)
             np.add(part, mask[: part.size], out=part)
 
 
