@@ -205,7 +205,7 @@ def bound(weights: int, masks: int) -> None:
     for start in range(0, weights, BLOCK):
         part = words[start : start + BLOCK]
         for stream in streams:
-            into = memoryview(mask[: part.size].view(np.uint8))
+            into = mask[: part.size].view(np.uint8).data
             stream.update_into(memoryview(zeros)[: part.nbytes], into)
             np.add(part, mask[: part.size], out=part)
 
