@@ -160,6 +160,14 @@ def test_engines_come_to_the_same(launch: Launch, tmp_path: Path, name: str, run
     verify(tmp_path / "there", Known())
 
 
+def test_in_the_open_the_record_is_the_same_again(launch: Launch, tmp_path: Path) -> None:
+    heads = [
+        launch(*SMALL, *choice("fixed"), f"runner.workers={n}", folder=tmp_path / str(n))["record"]
+        for n in (0, 2)
+    ]
+    assert heads[0] == heads[1]
+
+
 def test_the_usual_faults_are_told_as_they_are_without_a_sum(
     launch: Launch, tmp_path: Path
 ) -> None:

@@ -107,7 +107,9 @@ def summed(
         return exchange.ask(round_, "train", (), terms.of_sum), []
     sent = messages[0].content
     plan = plan_of(config, aggregation, sent, len(members))
-    session = Session(exchange.task, round_, secrets.token_bytes(ATTEMPT_BYTES), members)
+    # where nothing is hidden nothing is drawn, and the record is the same again
+    attempt = secrets.token_bytes(ATTEMPT_BYTES) if aggregation.hides else bytes(ATTEMPT_BYTES)
+    session = Session(exchange.task, round_, attempt, members)
     collector = aggregation.collector(session, plan.codec.size, plan.width)
     heading: dict[str, Any] = {ATTEMPT: session.attempt, MEMBERS: list(members)}
     faults: dict[int, ReplyError] = {}
