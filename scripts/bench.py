@@ -3,6 +3,7 @@
 python scripts/bench.py engines [override …] [--repeats 5] [--rounds 10] [--no-ray] [--pfl PYTHON]
 python scripts/bench.py store [--repeats 5] [--images 400] [--workers 2]
 python scripts/bench.py privacy [--repeats 5] [--model densenet121] [--batch 32]
+python scripts/bench.py distributed --root HEART_DISEASE [--seeds 1 2 3] [--noise 1 2 4]
 python scripts/bench.py scale [--clients 10 100 1000 10000] [--rounds 6]
 python scripts/bench.py record [--repeats 5] [--clients 4] [--steps 10] [--batch 16]
 python scripts/bench.py gpu [--repeats 5]
@@ -27,7 +28,7 @@ from fedmed.core.terminal import tolerate
 # Not this folder: for other packages, datasets is Hugging Face's.
 sys.path[0] = str(Path(__file__).parent / "benchmarks")
 os.environ.setdefault("TQDM_DISABLE", "1")  # flwr-datasets' bars
-NAMES = ("engines", "store", "privacy", "scale", "record", "gpu", "aggregation")
+NAMES = ("engines", "store", "privacy", "distributed", "scale", "record", "gpu", "aggregation")
 
 
 def main() -> None:

@@ -59,6 +59,7 @@ from fedmed.flower.arrays import decoded
 from fedmed.flower.strategies import Aggregation
 from fedmed.models import from_record, to_record
 from fedmed.privacy import Event
+from fedmed.privacy.discrete import LEAST
 from fedmed.privacy.noise import Source, source
 from fedmed.strategies.noisy_update import (
     CLIPPING,
@@ -76,8 +77,10 @@ from fedmed.strategies.noisy_update import (
 ASSUMPTIONS: dict[Noise, str] = {
     "central": "the server is trusted with each update; who joined a round stays its secret",
     "distributed": "the server sees only the sum of a cohort's updates, by its aggregation; the "
-    "noise is what is stated when as few survive as must, and if h of those t are honest it is "
-    "sqrt(h/t) of that",
+    "noise is what is stated when as few survive as must (t: more than aggregation.threshold's "
+    "share of the cohort), sqrt(n/t) of that when n do, and sqrt(h/t) when h of them are honest; "
+    f"a share is a discrete Gaussian of at least {LEAST:g} steps of the grid, of which a sum costs "
+    "what a Gaussian does to within 1e-4 of ε",
     "local": "each update is noisy before it leaves its client: no server is trusted",
 }
 CLIP_LR, COUNT_NOISE = 0.2, 1.0  # of a clipping norm that adapts
@@ -170,7 +173,7 @@ class DPFedAvg(FedAvg):
         Each reply is what :class:`NoisyUpdate` decodes; it is added as it comes, and forgotten.
 
         Raises:
-            FedmedError: if a share of the noise is missing, or nothing has clipped an update.
+            FedmedError: if nothing has clipped an update.
         """
         start = from_record(self._global)
         total = {name: np.zeros(w.shape) for name, w in start.items()}

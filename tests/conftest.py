@@ -47,21 +47,34 @@ TINY = (
 
 #: Modules whose tests start processes, servers or whole runs; ``make fast`` leaves them out.
 SLOW = (
-    *("audit", "bad_input", "callbacks", "cells", "cli", "closed", "contents", "damage"),
-    *("damaged_stores", "datasets_hospital", "datasets_small", "effects", "engines"),
-    *("experiments", "faults", "federation", "formats", "fuzz", "hostile", "identity", "ids"),
-    *("images", "labels", "layout", "library", "lifetime", "papers", "pixels_matrix", "policy"),
+    *("aggregation", "aggregation_killed", "audit", "bad_input", "callbacks", "cells", "cli"),
+    *("closed", "contents", "damage", "damaged_stores", "datasets_hospital", "datasets_small"),
+    *("distributed", "effects", "engines", "experiments", "faults", "federation", "formats"),
+    *("fuzz", "homomorphic", "homomorphic_bytes", "hostile", "identity", "ids", "images"),
+    *("labels", "layout", "library", "lifetime", "papers", "pixels_matrix", "policy"),
     *("privacy", "private_step", "protocols", "record", "release", "replies", "report"),
-    *("reproducibility", "restarts", "robust", "run_contracts", "server", "statistics", "sweep"),
-    *("table", "together", "told", "tracking", "verify", "waiting"),
+    *("reproducibility", "restarts", "robust", "run_contracts", "secagg_attacks"),
+    *("secagg_fuzz", "server", "statistics", "sweep", "table", "together", "told", "tracking"),
+    *("verify", "waiting"),
 )
 
 
+#: Those whose tests mostly wait, the longest first. Begun before all others, one process has them
+#: while the others have the cores.
+WAITING = ("restarts", "engines", "hostile", "sweep", "reproducibility", "faults", "closed")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of slow modules."""
+    """Mark the tests of slow modules, and begin with those that wait."""
     for item in items:
-        if item.path.stem.removeprefix("test_") in SLOW:
+        if _module(item) in SLOW:
             item.add_marker("slow")
+    turn = {name: place for place, name in enumerate(WAITING)}
+    items.sort(key=lambda item: turn.get(_module(item), len(WAITING)))
+
+
+def _module(item: pytest.Item) -> str:
+    return item.path.stem.removeprefix("test_")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,7 @@
 """A round of secure aggregation in one process, to be stopped, copied and interfered with."""
 
 import copy
+import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from flwr.app import ConfigRecord
 
 from fedmed.aggregation.secagg import Attempt, SecAggClient, SecAggError, SecAggServer
 from fedmed.aggregation.secagg.masks import Words
+from fedmed.aggregation.secagg.state import DIGEST_BYTES
 from fedmed.record.signatures import Signer, make_key
 
 STEPS = ["keys", "shares", "mask", "consent", "reveal"]
@@ -143,3 +145,13 @@ class Round:
         """The sum by Python's integers."""
         rows = [self.vectors[number].tolist() for number in self.survivors]
         return [sum(column) % 2**32 for column in zip(*rows, strict=True)]
+
+
+def state_of(begun: Round, number: int) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads(begun.states[number][DIGEST_BYTES:])
+    return state
+
+
+def announcements_of(begun: Round) -> dict[int, bytes]:
+    announced = [message["announcement"] for step, _, message in begun.seen if step == "keys"]
+    return dict(enumerate(announced))

@@ -57,6 +57,7 @@ def test_a_module_of_ones_own_that_fails_says_why(
         (["strategy=fedavgg"], "; did you mean strategy=fedavg"),
         (["+dataset.pateints=9"], "; did you mean dataset.patients?"),
         (["+dataset.lrr=1"], "dataset.lrr: unknown key; dataset takes"),
+        (["aggregation.bits=4"], "aggregation takes no key; bits is a key of aggregation=fixed"),
         (["strategy=foo"], "strategy=foo: unknown; strategy takes dp_fedavg, dp_fedavg_adaptive"),
         (["experiment=quickstart"], "experiment: is added with a +, as in +experiment="),
         (["+experiment=foo"], "experiment=foo: unknown; experiment takes"),

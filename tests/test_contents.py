@@ -155,7 +155,7 @@ def test_an_image_that_took_too_long_is_tried_again(
 ) -> None:
     dataset = Hiccup(["Effusion"], SIDE, root)
     (tmp_path / "down").touch()
-    monkeypatch.setattr(decoding, "SECONDS", 0.5)
+    monkeypatch.setattr(decoding, "SECONDS", 3.0)  # enough for the others, on any machine
     away, _ = prepare(dataset, tmp_path / "store", workers=1)
     assert away.unreadable["image"].tolist() == ["2.dcm", "3.dcm"]
     expect(away, dataset.table(), [*ALL[:2], None, None, *ALL[4:]])

@@ -84,7 +84,7 @@ def test_update_steps(name: str) -> None:
         check_update_step(lambda i=i: local_of(config.strategy)[1][i], asked)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("noise", ["central", "distributed", "local"])
+@pytest.mark.parametrize("noise", ["central", "local"])
 def test_noisy_updates(noise: str) -> None:
     asked = [f"strategy.noise={noise}", "strategy=dp_fedavg", "strategy.fraction=1"]
     (step,) = local_of(compose(asked).strategy)[1]

@@ -88,8 +88,22 @@ def test_one_worker(local: tuple[str, str], launch: Callable[..., dict[str, Any]
     assert result(launch(*CONFIG, "runner.workers=1")) == local
 
 
+@pytest.fixture(scope="module")
+def must_end() -> Iterator[Callable[[int], None]]:
+    """Take process groups of which nothing may be left after the tests of this module.
+
+    Ray sees after a minute that its driver was killed: other tests are done meanwhile.
+    """
+    groups: list[int] = []
+    yield groups.append
+    _gone(*groups)
+
+
 def test_ray_killed_and_resumed(
-    local: tuple[str, str], command: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    local: tuple[str, str],
+    command: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+    must_end: Callable[[int], None],
 ) -> None:
     """Killed in its second round, it goes on to the same weights; Ray goes with it each time."""
     config = (*CONFIG, "runner=ray", "runner.workers=1", f"hydra.run.dir={tmp_path / 'run'}")
@@ -109,7 +123,8 @@ def test_ray_killed_and_resumed(
     assert "resuming after round 1" in output
     assert result(summary(tmp_path / "run")) == local
     assert [line for line in output.splitlines() if "INFO" in line or "raylet" in line] == []
-    _gone(first.pid, again.pid)
+    for process in (first, again):
+        must_end(process.pid)
 
 
 def test_deployment(pooled: Path, store: Path, tmp_path: Path) -> None:
@@ -246,7 +261,7 @@ def _gone(*groups: int) -> None:
         rows = [line.split() for line in listed.stdout.splitlines()[1:]]
         return not [group for group, stat in rows if int(group) in groups and stat[0] != "Z"]
 
-    _wait_for(empty, 120)  # Ray sees after a minute that its driver was killed
+    _wait_for(empty, 120)
 
 
 def _online(federation: Loopback) -> int:

@@ -196,12 +196,13 @@ def test_other_data_under_an_old_checkpoint_is_refused(
 def test_two_processes_do_not_share_a_run(
     command: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    config = (*TINY, "rounds=300", f"hydra.run.dir={tmp_path / 'run'}")
+    config = (*TINY, f"hydra.run.dir={tmp_path / 'run'}")
     first = command(*config)
     assert first.stdout is not None
     for line in first.stdout:
         if "round 1/" in line:
             break
+    os.killpg(first.pid, signal.SIGSTOP)  # so that it is not done before the other begins
     output, _ = command(*config).communicate(timeout=120)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()

@@ -1,6 +1,5 @@
 """Fuzz: whatever a file holds, it is decoded or listed with its reason, and the rest goes on."""
 
-import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -139,10 +138,9 @@ def test_mutated_files_are_decoded_or_listed(
         (root / name).write_bytes(content)
     data = Files(["Effusion"], 32, root)
     table = data.table()
-    start = time.monotonic()
     prepared = store.prepare(data, table, tmp_path / "store", 2, ignore)
-    assert time.monotonic() - start < 200
     listed = prepared.unreadable.set_index("image")["reason"]
+    assert listed.str.contains("more than 10 s").sum() < 20  # however fast the machine is
     assert set(listed.index) | set(prepared.table["image"]) == set(table["image"])
     assert len(listed) + len(prepared.table) == FILES
     assert len(listed) > FILES / 10

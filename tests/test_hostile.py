@@ -3,18 +3,18 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from conftest import TINY
+from doors import wait_for
 from hospitals import make_home
 
 from fedmed.config import compose, wire
 from fedmed.deployment.flower_app import PROJECT
-from fedmed.deployment.local_federation import OVER, Loopback
+from fedmed.deployment.local_federation import Loopback
 from fedmed.deployment.node import command, environment
 from fedmed.privacy.accounting import epsilon
 from fedmed.privacy.budget import planned
@@ -66,6 +66,7 @@ def main(grid, context):
         failed = reply.has_error()
         told[name] = reply.error.reason if failed else sorted(reply.content)
         Path({told!r}).write_text(json.dumps(told))
+    Path({over!r}).touch()
 """
 
 
@@ -83,7 +84,8 @@ def demand(*more: str, edit: dict[str, Any] | None = None, **message: Any) -> di
 def hostile_app(folder: Path, demands: dict[str, Any]) -> Path:
     """Write the app of a server that makes demands, and return its folder.
 
-    What hospitals say to it is in ``told.json``; ``executed`` is there once its code for them ran.
+    What hospitals say to it is in ``told.json``, all of it once ``over`` is there; ``executed`` is
+    there once its code for them ran.
     """
     (folder / "demands.json").write_text(json.dumps(demands))
     app = folder / "app"
@@ -91,12 +93,13 @@ def hostile_app(folder: Path, demands: dict[str, Any]) -> Path:
     project = PROJECT.format(version="9.9.9").replace("fedmed.server.app:app", "hostile:app")
     project = project.replace("fedmed.client.app:app", "hostile:client")
     (app / "pyproject.toml").write_text(project.replace('"/README.md"', '"/hostile.py"'))
-    paths = {name: str(folder / name) for name in ("executed", "demands.json", "told.json")}
+    paths = {name: str(folder / name) for name in ("executed", "demands.json", "told.json", "over")}
     text = HOSTILE.format(
         executed=paths["executed"],
         agreed=list(AGREED),
         demands=paths["demands.json"],
         told=paths["told.json"],
+        over=paths["over"],
     )
     (app / "hostile.py").write_text(text)
     return app
@@ -139,10 +142,8 @@ def test_a_hostile_server(tmp_path: Path, store: Path) -> None:
         )
         federation.register(0)
         federation.start_node(0)
-        run = federation.run([])
-        until = time.monotonic() + LIMIT
-        while not federation.status(run).startswith(OVER) and time.monotonic() < until:
-            time.sleep(2)
+        federation.run([])
+        wait_for((tmp_path / "over").exists, LIMIT)
         answers = json.loads(told.read_text())
     log = (tmp_path / "deployment" / "hospital-0.log").read_text()
     assert not executed.exists(), executed.read_text()
@@ -170,13 +171,10 @@ def test_a_node_of_flowers_own_runs_the_servers_code(tmp_path: Path, store: Path
         node = subprocess.Popen(own, env=environment(home), start_new_session=True)
         try:
             federation.run([])
-            until = time.monotonic() + LIMIT / 2
-            while not executed.exists() and time.monotonic() < until:
-                time.sleep(1)
+            wait_for(executed.exists, LIMIT / 2)
         finally:
             node.terminate()
             node.wait()
-    assert executed.exists()
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY
+from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg, Strategy
 from test_tracking import OFFLINE, records
 
@@ -18,7 +19,7 @@ from fedmed.privacy import Event
 from fedmed.privacy.disclosure import Disclosure
 from fedmed.report import entry
 from fedmed.runs.run import Run
-from fedmed.strategies.noisy_update import Mechanism, NoisyUpdate
+from fedmed.strategies.noisy_update import ClippedSum, Mechanism, NoisyUpdate
 
 SMALL = (*TINY, "dataset.patients=60", "client.steps=1", "rounds=1")
 STEP = "_target_: fedmed.strategies.noisy_update.NoisyUpdate"
@@ -37,9 +38,15 @@ Launch = Callable[..., dict[str, Any]]
 def mechanisms(*overrides: str) -> tuple[Mechanism, Mechanism]:
     """Return the mechanism of the server and that of its clients, as each builds it."""
     config = compose([*BASE, *overrides])
+    server = config.strategy.server.build()
+    if server.sums:
+        part = server.summand(ConfigRecord({"clip-norm": 1.0}), 3)
+        assert isinstance(part, ClippedSum)
+        assert local_of(config.strategy)[1] == []
+        return server.mechanism, part.mechanism
     _, (step,) = local_of(config.strategy)
     assert isinstance(step, NoisyUpdate)
-    return config.strategy.server.build().mechanism, step.mechanism
+    return server.mechanism, step.mechanism
 
 
 @pytest.mark.parametrize("key", FIVE)
@@ -100,9 +107,15 @@ def test_other_steps_come_after_the_noise_and_are_undone_before(noise: str, loca
 
 
 def test_shares_of_noise_are_changed_by_no_other_step(launch: Launch) -> None:
-    distributed = ("strategy=dp_fedavg", "strategy.noise=distributed", f"strategy.local={OTHER}")
-    with pytest.raises(ConfigError, match=r"^strategy\.local: takes no UpdateStep with"):
+    distributed = ("strategy=dp_fedavg", "strategy.noise=distributed")
+    for aggregation in ("fixed", "secagg"):
+        with pytest.raises(ConfigError, match=r"^strategy\.local: takes no UpdateStep with"):
+            launch(*SMALL, *distributed, f"aggregation={aggregation}", f"strategy.local={OTHER}")
+    with pytest.raises(ConfigError, match=r"^aggregation: DPFedAvg relies on a server that has"):
         launch(*SMALL, *distributed)
+    for noise in ("central", "local"):
+        with pytest.raises(ConfigError, match=r"^strategy\.noise: takes distributed where"):
+            launch(*SMALL, "strategy=dp_fedavg", f"strategy.noise={noise}", "aggregation=fixed")
 
 
 class Own(FedAvg):
@@ -192,7 +205,6 @@ def test_a_summary_that_does_not_say_shows_nothing() -> None:
 
 @pytest.mark.parametrize("noise", ["central", "local"])
 def test_clients_are_told_how_many_join_only_where_it_is_no_secret(noise: str) -> None:
-    from flwr.app import ConfigRecord
     from test_dp_fedavg import SMALL as ARRAYS
     from test_dp_fedavg import grid, strategy
 

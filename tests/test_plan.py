@@ -34,7 +34,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "image": (*DP, "privacy.unit=image"),
     "central": CENTRAL,
     "adaptive": ("strategy=dp_fedavg_adaptive", "strategy.noise_multiplier=1.5"),
-    "distributed": (*CENTRAL, "strategy.noise=distributed"),
+    "distributed": (*CENTRAL, "strategy.noise=distributed", "aggregation=fixed"),
     "local": (*CENTRAL, "strategy.noise=local"),
     "patient and central": (*DP, *CENTRAL),
 }

@@ -16,8 +16,10 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
 
 from fedmed.core.errors import FedmedError
+from fedmed.report.entry import unit
 from fedmed.report.page import page
 from fedmed.runs.run import find
 from fedmed.sweep.grid import Grid
@@ -122,6 +124,19 @@ def test_what_failed_and_what_nobody_began_is_seen(report: Report) -> None:
     assert "1 failed" in report.text
 
 
+def test_the_unit_is_the_recorded_one_whatever_keys_are_called(tmp_path: Path) -> None:
+    """It would stand at ε = 0 among those of a client's privacy."""
+    own = (
+        "~strategy.momentum",
+        "+strategy.noise_multiplier=0.5",
+        "strategy.server.server_momentum=${strategy.noise_multiplier}",
+    )
+    swept(tmp_path, *SWEEP, "rounds=1", "strategy=fedavgm", *own)
+    (run,) = find([tmp_path])
+    assert run.summary["privacy"]["unit"] is None
+    assert unit(run) == "none"
+
+
 def test_colours_are_told_apart_by_everyone() -> None:
     light, dark = CSS.split("@media (prefers-color-scheme: dark)")[:2]
     for scheme in (light, dark.split("@media")[0]):
@@ -147,11 +162,11 @@ def _luminance(colour: str) -> float:
 def test_it_opens_without_error_and_asks_the_network_for_nothing(
     report: Report, browser: webdriver.Chrome
 ) -> None:
+    browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
     browser.get(report.file.as_uri())
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
-    navigation = "return performance.getEntriesByType('navigation')[0].loadEventEnd"
-    assert browser.execute_script(navigation) < 2000
+    assert 0 < _seconds(browser) < 2
     pictures = browser.find_elements(By.CSS_SELECTOR, "svg[role=img]")
     assert len(pictures) >= 5  # learning, privacy, ROC, reliability, partition
     for picture in pictures:
@@ -165,9 +180,17 @@ def test_it_opens_without_error_and_asks_the_network_for_nothing(
         assert drawn is None
 
 
+def _seconds(browser: webdriver.Chrome) -> float:
+    """Return what the page has taken of a core, however busy the machine is with other things."""
+    told = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return float(next(one["value"] for one in told if one["name"] == "TaskDuration"))
+
+
 def test_filters_and_sorting_work_by_keyboard(report: Report, browser: webdriver.Chrome) -> None:
     browser.get(report.file.as_uri())
-    browser.find_element(By.NAME, "strategy").send_keys("fedprox")
+    strategy = browser.find_element(By.NAME, "strategy")
+    choices = [option.text for option in strategy.find_elements(By.TAG_NAME, "option")]
+    strategy.send_keys(Keys.DOWN * choices.index("fedprox"))  # letters must follow within a second
     assert _strategies(browser) == ["fedprox"]
     assert browser.find_element(By.ID, "shown").text == "1 of 4 runs"
     learning = browser.find_element(By.CSS_SELECTOR, "[data-chart=learning]").text
@@ -182,7 +205,9 @@ def test_filters_and_sorting_work_by_keyboard(report: Report, browser: webdriver
         scores = [float(row.text.split()[0]) for row in _cells(browser, 3)]
         assert scores == sorted(scores, key=lambda score: sign * score)
     browser.find_element(By.CSS_SELECTOR, "[data-table=cost] a").send_keys(Keys.ENTER)
-    opened = browser.find_elements(By.CSS_SELECTOR, "details.run[open]")
+    opened = WebDriverWait(browser, 60).until(  # hashchange comes some time after the key
+        lambda page: page.find_elements(By.CSS_SELECTOR, "details.run[open]")
+    )
     assert len(opened) == 1
     assert "partition:" in opened[0].text
 

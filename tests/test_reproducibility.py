@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import TINY, metrics, summary
+from conftest import TINY, metrics, summary, swept
 
 from fedmed.config import CONF
 from fedmed.federation.checkpoint import Checkpoint
@@ -113,8 +113,7 @@ def test_finished_run_is_recognised_and_forced(
     command: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     config = (*TINY, "rounds=1")
-    _first, _ = command(*config).communicate(timeout=300)
-    (folder,) = (tmp_path / "runs").iterdir()
+    folder = swept(tmp_path, *config)
     assert folder.name == summary(folder)["config_sha256"][:16]
     written = (folder / "summary.json").stat().st_mtime_ns
     second, _ = command(*config).communicate(timeout=300)

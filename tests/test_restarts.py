@@ -30,10 +30,11 @@ CONFIG = (
     "partition.val_fraction=0",
     "client.batch_size=16",
     "client.steps=2",
-    "rounds=3",
+    "rounds=2",
     "tracking.mode=disabled",
 )
 LIMIT = 240  # seconds that anything may take
+ASKED = 4.0  # seconds between two calls of Flower's command line, each of a core's second
 
 
 class Rehearsal:
@@ -61,7 +62,7 @@ class Rehearsal:
 
     def end(self, run: str) -> str:
         """Wait for a run's end, and return how Flower calls it."""
-        _wait_for(lambda: self.federation.status(run).startswith(OVER))
+        _wait_for(lambda: self.federation.status(run).startswith(OVER), ASKED)
         return self.federation.status(run)
 
 
@@ -91,9 +92,10 @@ def test_a_server_and_a_hospital_that_were_killed_come_back_as_who_they_were(
     federation.server.start()
     assert rehearsal.end(first) == "finished:failed"
     assert rehearsal.nodes[0].poll() is None
-    _wait_for(lambda: _known(federation)[1][1] == "offline")  # its last sign of life has run out
+    # its last sign of life has to run out
+    _wait_for(lambda: _known(federation)[1][1] == "offline", ASKED)
     rehearsal.nodes[1] = federation.start_node(1)
-    _wait_for(lambda: [status for _, status in _known(federation)] == ["online", "online"])
+    _wait_for(lambda: [status for _, status in _known(federation)] == ["online", "online"], ASKED)
     assert [node for node, _ in _known(federation)] == [node for node, _ in known]
     assert rehearsal.end(rehearsal.run()) == "finished:completed"
     assert rehearsal.nodes[0].poll() is None
@@ -146,8 +148,8 @@ def _children(parent: int, name: str) -> list[int]:
     return [int(p) for p, of, s, args in rows if int(of) == parent and name in args and s[0] != "Z"]
 
 
-def _wait_for(happens: Callable[[], bool]) -> None:
+def _wait_for(happens: Callable[[], bool], pause: float = 0.5) -> None:
     until = time.monotonic() + LIMIT
     while not happens():
         assert time.monotonic() < until, f"did not happen within {LIMIT} s"
-        time.sleep(0.5)
+        time.sleep(pause)

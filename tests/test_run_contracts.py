@@ -105,7 +105,7 @@ def test_a_wrong_protocol_is_found_out(
 def task(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunContext, dict[str, Any]]:
     raises, late = "{kind:raise,clients:[1],rounds:[2]}", "{kind:slow,clients:[2],rounds:[3]}"
     workers = "runner.workers=2"  # a slow client takes another process
-    faults = (f"faults.inject=[{raises},{late}]", "faults.deadline=6")
+    faults = (f"faults.inject=[{raises},{late}]", "faults.deadline=10")
     return prepared([*SMALL, "rounds=3", workers, *faults], tmp_path_factory.mktemp("engine"))
 
 
@@ -121,7 +121,7 @@ def ray() -> AbstractContextManager[Engine]:
 
 @pytest.mark.parametrize(
     ("opened", "deadline"),
-    [(partial(local, LocalEngine, 0), None), (partial(local, LocalEngine, 2), 6.0), (ray, 6.0)],
+    [(partial(local, LocalEngine, 0), None), (partial(local, LocalEngine, 2), 10.0), (ray, 10.0)],
     ids=["this process", "two workers", "ray"],
 )
 def test_engines(

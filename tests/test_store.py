@@ -18,11 +18,15 @@ from fedmed.data.store import Store, pixels_of, prepare
 from fedmed.datasets.phantom import Phantom
 
 BUILD = """
-from pathlib import Path; import sys
+from pathlib import Path; import os, signal, sys
 from fedmed.datasets.phantom import Phantom
 from fedmed.data.store import prepare
 data = Phantom(["Effusion"], 48, patients=1000)
-prepare(data, data.table(), Path(sys.argv[1]), 0, lambda done, total: print(done, flush=True))
+def told(done, total):
+    print(done, flush=True)
+    if done >= float(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGSTOP)
+prepare(data, data.table(), Path(sys.argv[1]), 0, told)
 """
 
 
@@ -60,14 +64,14 @@ def test_address_is_the_content(tmp_path: Path) -> None:
 
 def test_a_build_that_was_killed_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BUILD, str(tmp_path / "killed")]
-    killed = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    killed = subprocess.Popen([*command, "400"], stdout=subprocess.PIPE, text=True)
     assert killed.stdout is not None
     while int(killed.stdout.readline()) < 400:
         pass
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not [p for p in (tmp_path / "killed").iterdir() if p.is_dir() and not p.suffix]
-    resumed = subprocess.run(command, capture_output=True, text=True, check=True)
+    resumed = subprocess.run([*command, "inf"], capture_output=True, text=True, check=True)
     assert int(resumed.stdout.split()[0]) >= 384
     (path,) = [p for p in (tmp_path / "killed").iterdir() if p.is_dir()]
     whole, _ = build(tmp_path / "whole", size=48, patients=1000)
@@ -76,7 +80,7 @@ def test_a_build_that_was_killed_goes_on(tmp_path: Path) -> None:
 
 
 def test_two_builders_do_not_collide(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", BUILD, str(tmp_path)]
+    command = [sys.executable, "-c", BUILD, str(tmp_path), "inf"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=120)[0].split() for process in both]
     assert [process.returncode for process in both] == [0, 0]
@@ -109,7 +113,7 @@ class Hostile(Phantom):
 def test_a_decoder_that_dies_hangs_or_eats_costs_its_image_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "SECONDS", 3.0)
+    monkeypatch.setattr(decoding, "SECONDS", 8.0)
     data = Hostile(["Effusion"], 32, patients=60)
     table = data.table()
     store = prepare(data, table, tmp_path, 2, lambda done, total: None)
@@ -118,7 +122,7 @@ def test_a_decoder_that_dies_hangs_or_eats_costs_its_image_only(
         images[3]: "the decoder crashed",
         images[4]: "the decoder crashed",
         images[70]: "the decoder crashed",
-        images[10]: "decoding took more than 3 s",
+        images[10]: "decoding took more than 8 s",
         images[11]: "needs more than 4 GiB of memory",
     }
     assert len(store.table) == len(table) - 5

@@ -182,11 +182,13 @@ def test_the_mirror_may_die(tracked: Callable[..., subprocess.Popen[str]], tmp_p
     seen = ""
     for line in process.stdout:
         seen += line
-        if "round 1/" in line:
+        if "round 0/" in line:
             break
+    process.send_signal(signal.SIGSTOP)  # so that it is not done before its mirror has died
     found = subprocess.run(["pgrep", "-P", str(process.pid), "wandb-core"], capture_output=True)
     (core,) = map(int, found.stdout.split())
     os.kill(core, signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
     (told,) = finished(process, tmp_path / "run", seen)
     assert told.endswith("the run goes on: its directory has all of it")
 

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,10 @@ def nothing(index: int) -> None:
 def nap(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def imported(name: str) -> bool:
+    return name in sys.modules
 
 
 @pytest.fixture
@@ -63,6 +68,12 @@ def test_a_slow_client_is_waited_for_whatever_it_takes(
     assert workers.wait(workers.submit(nap, 1.0), None, Waiting("client 3", said.append)) > 0
     assert said
     assert all(line.startswith("waiting for client 3 since") for line in said)
+
+
+def test_a_worker_begins_with_what_is_slow_to_import(workers: Workers, said: list[str]) -> None:
+    for name in ("fedmed.client.app", "monai.networks.nets", "sklearn.metrics"):
+        result = workers.submit(imported, name)
+        assert workers.wait(result, None, Waiting("client 3", said.append))
 
 
 def test_a_deadline_ends_the_wait(workers: Workers, said: list[str]) -> None:
@@ -107,15 +118,17 @@ def test_a_run_whose_worker_is_stopped_says_so_and_ends_the_same(
     launch: Callable[..., dict[str, Any]],
     tmp_path: Path,
 ) -> None:
-    config = (*TINY, "rounds=2", "runner.workers=1")
+    config = (*TINY, "rounds=4", "runner.workers=1")
     process = command(*config, f"hydra.run.dir={tmp_path / 'run'}")
     assert process.stdout is not None
     stopped: list[int] = []
     for line in process.stdout:
         if "round 0/" in line:  # the first is trained now
+            process.send_signal(signal.SIGSTOP)  # so that it is not done before they are stopped
             stopped = _workers(process.pid)
             for worker in stopped:
                 os.kill(worker, signal.SIGSTOP)
+            process.send_signal(signal.SIGCONT)
         if match := re.search(r"worker process (\d+) is stopped", line):
             assert int(match[1]) in stopped
             for worker in stopped:

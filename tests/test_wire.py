@@ -22,6 +22,7 @@ from fedmed.config.wire import WireError
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.federation.messages import DESCRIBE, RUN, RunContext, TaskSpec
 from fedmed.flower import process
+from fedmed.flower.node_config import simulated
 
 #: All that an argument of a component can be, and what JSON would make other things of.
 LEAVES = (
@@ -232,8 +233,7 @@ def node(**config: Any) -> Context:
 
 def test_a_task_travels_and_a_hospitals_own_stays_its_own(tmp_path: Path) -> None:
     one = spec("{}", "0")
-    for simulated in ({"simulated": True}, {"partition-id": 7, "num-partitions": 9}):
-        assert TaskSpec.of(message(one), node(**simulated)) == one
+    assert TaskSpec.of(message(one), simulated(3)) == one
     hospital = {"partition-id": 2, "home": str(tmp_path)}
     there = TaskSpec.of(message(one), node(**hospital))
     assert (there.client, there.round, there.state, there.kept) == (2, 5, -1, -1)
@@ -249,7 +249,13 @@ def test_a_task_travels_and_a_hospitals_own_stays_its_own(tmp_path: Path) -> Non
         TaskSpec.of(message(one), node(**(hospital | {"partition-id": 3})))
     with pytest.raises(FedmedError, match="a message to client 2 came to client None"):
         TaskSpec.of(message(one), node(home=str(tmp_path)))
-    for stranger in ({}, {"partition-id": 2}, {"data": str(tmp_path)}):
+    for stranger in (
+        {},
+        {"partition-id": 2},
+        {"data": str(tmp_path)},
+        {"simulated": True},
+        {"partition-id": 2, "num-partitions": 9},  # as Flower's examples start a SuperNode
+    ):
         with pytest.raises(FedmedError, match="has no home in its config"):
             TaskSpec.of(message(one), node(**stranger))
     with pytest.raises(ConfigError, match="device: takes auto, cpu, cuda, got 'tpu'"):
@@ -271,7 +277,7 @@ def test_a_message_of_another_version_is_refused(change: Any) -> None:
     one = message(spec("{}", "0"))
     change(one.content)
     with pytest.raises(FedmedError, match=r"whose record (task|run) is of another version"):
-        TaskSpec.of(one, node(simulated=True))
+        TaskSpec.of(one, simulated(3))
 
 
 def test_a_hospital_refuses_aloud_and_tells_nothing_of_its_own(tmp_path: Path) -> None:

@@ -143,8 +143,8 @@ class IntegerSum(Aggregation, ABC):
     """
 
     bits: Annotated[int, Field(ge=2, le=WORD)]
-    range: Annotated[float, Field(gt=0)]
-    statistics_range: Annotated[float, Field(gt=0)]
+    range: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    statistics_range: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     threshold: Annotated[float, Field(ge=0, lt=1)]
 
     def survivors(self, members: int) -> int:

@@ -17,6 +17,7 @@ from fedmed.core.errors import ConfigError, FedmedError
 WORD = 32  # bits of the modulus: a vector takes as many bytes as one of single precision
 PIECE = 1 << 15  # values that become integers at a time
 TAIL = 10.0  # deviations of noise that the modulus holds: more has probability 2e-23
+SMALLEST, GREATEST = 1e-200, 1e200  # limits of which a step, and a sum in steps, are exact doubles
 
 Integers = NDArray[np.int32]
 Values = Mapping[str, NDArray[np.floating]]
@@ -46,12 +47,22 @@ class Block:
         shape: of it.
         limit: the largest magnitude of a client's value, in the array's own unit.
         deviation: standard deviation of the noise that each client adds to each value, likewise.
+
+    Raises:
+        ConfigError: if the limit is no magnitude of which steps can be exact.
     """
 
     name: str
     shape: tuple[int, ...]
     limit: float
     deviation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not SMALLEST <= self.limit <= GREATEST:
+            raise ConfigError(
+                f"aggregation: the range of {self.name} takes {SMALLEST:g} to {GREATEST:g}, got "
+                f"{self.limit:g} (aggregation.range, or a strategy's clip_norm)"
+            )
 
     @property
     def size(self) -> int:
@@ -118,12 +129,15 @@ class Codec:
     def encode(self, values: Values, weight: float = 1.0) -> Integers:
         """Return the integers of one client's values.
 
+        To the nearest, a value of which the limit is a power of two may be no nearer to it than
+        half a step. Towards zero, what lies beyond the limit by less than a step is put on it.
+
         Args:
-            values: by the block's name, in its shape; finite.
+            values: by the block's name, in its shape.
             weight: they are multiplied by it first.
 
         Raises:
-            OffGrid: if a value lies beyond its range.
+            OffGrid: if a value is not finite, or lies beyond its range.
         """
         vector = np.empty(self.size, np.int32)
         saturated, worst = 0, ("", 0.0, 0.0)
@@ -144,24 +158,28 @@ class Codec:
         Piece by piece, since pieces stay in the cache: a third of the time.
         """
         step = block.step(self.bits)
-        factor = weight / step  # exact: the step is a power of two
-        bound = min(float(self.largest), block.limit / step)
-        most = block.limit / step if self.truncate else bound
-        whole = np.trunc if self.truncate else np.rint
+        limit, held = block.limit / step, float(self.largest)
+        top, below = limit, held + 0.5  # which rounds to an even number: one more
+        if self.truncate:
+            top, below, held = math.inf, math.ceil(limit) + 1.0, min(held, math.floor(limit))
         flat, beyond, largest = values.reshape(-1), 0, 0.0
         scaled, sizes = np.empty((2, min(PIECE, flat.size)))
         for start in range(0, flat.size, PIECE):
             part = flat[start : start + PIECE]
             here, size = scaled[: part.size], sizes[: part.size]
-            whole(np.multiply(part, factor, out=here, dtype=np.float64), out=here)
+            with np.errstate(over="ignore"):  # what is infinite then lies beyond
+                np.multiply(part, weight / step, out=here, dtype=np.float64)  # a power of two
             there = float(np.abs(here, out=size).max())
-            if not there <= most:
-                beyond += int(np.count_nonzero(~(size <= most)))
-            elif most > bound:
-                np.clip(here, -bound, bound, out=here)
+            if not (there <= top and there < below):
+                beyond += int(np.count_nonzero(~((size <= top) & (size < below))))
             largest = float(np.maximum(largest, there))
-            if not beyond:
-                into[start : start + PIECE] = here
+            if beyond:
+                continue
+            if self.truncate:
+                np.clip(np.trunc(here, out=here), -held, held, out=here)
+            else:
+                np.rint(here, out=here)
+            into[start : start + PIECE] = here
         return beyond, largest * step
 
     def decode(self, vector: Integers) -> dict[str, NDArray[np.float64]]:

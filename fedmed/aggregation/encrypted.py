@@ -1,5 +1,6 @@
 """Sums under encryption: one client holds the key, the others and the server see ciphers alone."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,6 +78,11 @@ class Encrypted(IntegerSum):
         if not isinstance(public, bytes):
             raise FedmedError("aggregation: no public key was told")
         if own.peers is not None:
+            if not own.peers.keys() >= {*session.members}:
+                raise FedmedError(
+                    "aggregation: a sum is announced of clients that this hospital's policy does "
+                    "not know (peers): their number decides each one's share of the noise"
+                )
             signed = _stated(session, public)
             if not holds(own.peers.get(self.holder, ""), str(told.get("signature")), signed):
                 raise FedmedError(
@@ -88,24 +94,25 @@ class Encrypted(IntegerSum):
 
     def _generate(self, session: Session, own: Party) -> Fields:
         keys = self.scheme.generate()
-        own.vault.store(session.attempt + keys.secret)
+        own.vault.store(_heading(session) + keys.secret)
         signature = own.signer.sign(_stated(session, keys.public)) if own.signer else ""
         return {"public": keys.public, "signature": signature}
 
     def _read(self, session: Session, told: Fields, own: Party) -> Fields:
         kept = own.vault.load()
         own.vault.clear()  # a key opens once
-        at = len(session.attempt)
-        if kept[:at] != session.attempt:
-            raise FedmedError("aggregation: asked to read a sum of another attempt")
+        heading = _heading(session)
+        if not kept.startswith(heading):
+            raise FedmedError("aggregation: asked to read a sum of another attempt or cohort")
         size, width, clients = (_number(told, key) for key in ("size", "width", "clients"))
-        if not own.fewest <= clients <= len(session.members):
+        members = len(session.members)
+        if not max(own.fewest, self.survivors(members)) <= clients <= members:
             raise FedmedError(f"aggregation: asked to read a sum of {clients} clients")
         total = told.get("total")
         if not (isinstance(total, np.ndarray) and total.dtype == np.uint8):
             raise FedmedError("aggregation: asked to read a sum, and told none")
         sums = self.scheme.decrypt(
-            kept[at:], total.tobytes(), size=size, width=width, clients=clients
+            kept[len(heading) :], total.tobytes(), size=size, width=width, clients=clients
         )
         return {"sums": sums.astype(np.int32)}
 
@@ -231,15 +238,21 @@ def _number(told: Fields, key: str) -> int:
 
 
 def _stated(session: Session, public: bytes) -> dict[str, Any]:
-    """Return what the holder signs: that a key is its own, of this attempt."""
+    """Return what the holder signs: that a key is its own, of this attempt, for these members."""
     return {
         "by": HOSPITAL,
         "encrypted": "key",
         "run": session.run,
         "round": session.round,
         "attempt": session.attempt.hex(),
+        "members": list(session.members),
         "key": fingerprint(public).hex(),
     }
+
+
+def _heading(session: Session) -> bytes:
+    """Return what stands before a kept key: whose sum it may open."""
+    return session.attempt + hashlib.sha256(repr(session.members).encode()).digest()
 
 
 @lru_cache

@@ -1,6 +1,7 @@
 """Integers in the open: what every protected sum must equal, and hides nothing."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -57,6 +58,11 @@ def words(payload: Payload, size: int) -> Payload:
 
 class FixedPoint(IntegerSum):
     """Integers as they are."""
+
+    assumptions: ClassVar[tuple[str, ...]] = (
+        "SIMULATION: the server sees each client's integers (aggregation=fixed); what rests on "
+        "its seeing sums alone is what a run with aggregation=secagg has, of the same weights",
+    )
 
     def collector(self, session: Session, size: int, width: int) -> Collector:
         """Return the server's end of a session."""

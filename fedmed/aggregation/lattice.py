@@ -3,8 +3,10 @@
 Keys, encryption and decryption are Microsoft SEAL's, through TenSEAL. What travels is not: a
 ciphertext is two polynomials for each prime of the modulus, N coefficients below that prime each,
 and nothing else. So the server adds them with numpy, and no byte of a peer is parsed by native
-code, whose reader of vectors believes the sizes that it is told; whatever describes a ciphertext
-or a key (``seal``) is taken from one that was made here.
+code: TenSEAL 0.3.18 believes the counts in what it reads, and a vector with fewer ciphertexts or
+sizes than another ends the process of whoever adds or decrypts it. Whatever describes a ciphertext
+or a key (``seal``) is taken from one that was made here. Contexts are not kept from call to call:
+each has a thread, which a fork would not take along.
 
 SEAL refuses parameters that are not held for 128 bits of security (the homomorphic encryption
 standard's table: 109 bits of modulus at N = 4096, 218 at 8192). ``pip install 'fedmed[he]'``.
@@ -256,7 +258,7 @@ def _plain_modulus(bits: int, degree: int) -> int:
     which no sum is, and so it is seen.
     """
     if degree < 1 or degree & (degree - 1):
-        raise ConfigError(f"aggregation.poly_modulus_degree={degree}: a power of two")
+        raise ConfigError(f"aggregation.poly_modulus_degree={degree}: takes a power of two")
     step = 2 * degree
     found = (9 << bits) // 8 // step * step + 1
     while not library("gmpy2").is_prime(found):

@@ -1,6 +1,7 @@
 """Secure aggregation (:mod:`fedmed.aggregation.secagg`) over the steps of a round."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
@@ -18,11 +19,13 @@ from fedmed.aggregation.codec import Integers
 from fedmed.aggregation.fixed import words
 from fedmed.aggregation.secagg import Attempt, SecAggClient, SecAggError, SecAggServer
 from fedmed.aggregation.secagg.messages import Outgoing
-from fedmed.core.errors import FedmedError
+from fedmed.core.errors import ConfigError, FedmedError
 
+MAJORITY = 0.5  # the least threshold
 VIEW = 8  # words behind a masked vector: the hash of whom it is masked with
 
 
+@dataclass(frozen=True, kw_only=True)
 class SecureAggregation(IntegerSum):
     """Vectors are masked so that the masks fall out of their sum (Bonawitz et al., CCS 2017).
 
@@ -34,6 +37,14 @@ class SecureAggregation(IntegerSum):
         "the server sees sums of updates alone, by secure aggregation, as long as it keeps to the "
         "protocol and has not more than aggregation.threshold's share of the clients with it",
     )
+
+    def __post_init__(self) -> None:
+        """Refuse thresholds at which two halves of a cohort could each be a sum."""
+        if self.threshold < MAJORITY:
+            raise ConfigError(
+                f"aggregation.threshold: secure aggregation takes {MAJORITY} or more, got "
+                f"{self.threshold:g}: below, a server could have two lists of survivors answered"
+            )
 
     def collector(self, session: Session, size: int, width: int) -> Collector:
         """Return the server's end of a session."""

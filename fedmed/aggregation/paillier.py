@@ -6,10 +6,10 @@ modulo n, so that no digit needs to know how many summands there are: to read a 
 added to each digit, and none borrows from the next.
 
 Where ρ comes from is ``blinding``. ``full`` is Paillier's: r^n for a uniform r, which is as hard to
-tell from 1 as composite residuosity. ``djn`` is that of Damgård, Jurik and Nielsen (2010, §4.2):
+tell from 1 as composite residuosity. ``djn`` is that of Damgård, Jurik and Nielsen (2010):
 a power of one public n-th residue h^n, h = -x², with an exponent of half the bits of n; it assumes
-that such short powers cannot be told from all of them, and is some 30 times faster. Neither is
-constant in time: a client that shares its processor with an attacker should not hold secrets.
+that such short powers cannot be told from all of them, and is 20 to 30 times faster. Nothing here
+is constant in time: an attacker on the same processor is not kept out.
 2048 bits of key are held for 112 bits of security and 3072 for 128 (NIST SP 800-57).
 ``pip install 'fedmed[he]'``.
 """

@@ -49,7 +49,8 @@ def _main() -> None:
             from fedmed.sweep.launch import sweep
 
             sys.exit(sweep(arguments.overrides))
-        processes.warm_up()
+        if "runner.workers=0" not in arguments.overrides:  # else there are none to import for
+            processes.warm_up()
         if not asks:
             cfg.compose(arguments.overrides)
     except FedmedError as error:

@@ -49,7 +49,8 @@ def explain(error: Exception, overrides: Sequence[str], conf: Path, compose: Com
             # A dictionary that is the user's own: it has no keys until they are added.
             return f"{key}: is added to with a +, as in +{key}=…"
         takes = ", ".join(str(k) for k in node if k != "_target_") if node is not None else ""
-        hints = [f"{group or 'the configuration'} takes {takes}", *_takers(conf, group, leaf)]
+        named = group or "the configuration"
+        hints = [f"{named} takes {takes or 'no key'}", *_takers(conf, group, leaf)]
         if meant := near(key, cast(dict[str, Any], OmegaConf.to_container(compose(sane)))):
             hints = [*hints, meant] if group else [meant]
         return f"{key}: unknown key; {'; '.join(hints)}"

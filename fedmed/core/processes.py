@@ -13,7 +13,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import FrameType
 from typing import Any
 
-WORKER = "fedmed.client.app"  # imports all that a worker needs
+WORKER = "fedmed.client.app"  # imports all that a worker needs, but for
+SLOW = ("monai.networks.nets", "sklearn.metrics")  # which are imported where they are used
 #: What Slurm sends ahead of KILL: on preemption, and ahead of the time limit.
 WARNINGS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 ENDING = 60.0  # seconds after a warning in which who was warned is killed
@@ -56,12 +57,12 @@ def _nameless_main() -> Iterator[None]:
 def context(preload: str = WORKER) -> ForkServerContext:
     """Return the way processes are started: forked from a process that never ran a thread.
 
-    It is started once and has imported ``preload``. Forking the main process would carry over locks
-    held by its threads (progress bar, wandb); spawning would import MONAI anew in each worker, 5 s
-    every time.
+    It is started once and has imported ``preload`` and what is slow. Forking the main process would
+    carry over locks held by its threads (progress bar, wandb); spawning would import MONAI anew in
+    each worker, 5 s every time.
     """
     started = _Context()
-    started.set_forkserver_preload([preload])
+    started.set_forkserver_preload([preload, *SLOW])
     with sheltered():
         forkserver.ensure_running()
     return started

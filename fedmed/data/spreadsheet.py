@@ -18,7 +18,6 @@ from typing import Any
 from zipfile import ZipFile
 
 import pandas as pd
-from openpyxl import load_workbook
 
 ROUNDED = 10**15  # from which on a spreadsheet's numbers, of 15 digits, may be others than typed
 _PACKED = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
@@ -101,6 +100,8 @@ def _decoded(content: bytes) -> str:
 
 def _workbook(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of the first sheet, each as long as the header."""
+    from openpyxl import load_workbook  # slow, and seldom needed
+
     with ZipFile(path) as packed:
         sheets = [name for name in packed.namelist() if name.startswith("xl/worksheets/")]
         computed = any(b"<f" in packed.read(name) for name in sheets)
@@ -122,6 +123,8 @@ def _workbook(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _formulas(path: Path) -> Iterator[set[int]]:
     """Yield which cells of each row are formulas."""
+    from openpyxl import load_workbook
+
     with closing(load_workbook(path, read_only=True)) as book:
         sheet = book.worksheets[0]
         sheet.reset_dimensions()

@@ -40,6 +40,7 @@ metrics: {metrics} # may training losses and validation scores leave? They are e
 counts: {counts} # may it leave how many images show each target? It is exact
 weights_sha256: {weights} # hashes of the files that first weights may come from
 hidden_updates: false # must the server see sums alone? No version of today can; true refuses all
+peers: {{}} # client: its hospital's record key, 64 hexadecimal digits; for sums under masks
 """
 PROMISE = """\
   mechanism: dpsgd

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 Floats = NDArray[np.float32]
 AUROC, POSITIVES = "auroc", "positives"  # in a client's reply, lists of one a target
@@ -30,6 +29,8 @@ def per_target(
     Returns:
         ``{"auroc": {target: value}, "auprc": …}``; targets without both classes are left out.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score  # slow; training needs none
+
     values: dict[str, dict[str, float]] = {"auroc": {}, "auprc": {}}
     for i, target in enumerate(targets):
         known = ~np.isnan(labels[:, i])

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from fedmed import models
+from fedmed.aggregation.base import Aggregation
 from fedmed.config import Config, identity
 from fedmed.core.records import MetricRow
 from fedmed.engines.local import workers
@@ -90,11 +91,22 @@ def summarise(
             "rounds_s": sum(state.seconds),
             "per_round_s": sum(state.seconds) / state.round,
         },
+        "aggregation": _seen(config),
         "bytes_up": state.bytes_up,
         "bytes_down": state.bytes_down,
         "device": config.device,
         "workers": workers(config.runner),
         "versions": state.surroundings[-1],
+    }
+
+
+def _seen(config: Config) -> dict[str, Any]:
+    """Return what the server sees of the updates, and what that rests on."""
+    aggregation: Aggregation = config.aggregation.build()
+    return {
+        "kind": type(aggregation).__name__,
+        "hides": aggregation.hides,
+        "assumptions": list(aggregation.assumptions),
     }
 
 

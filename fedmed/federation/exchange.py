@@ -97,7 +97,7 @@ class Exchange:
                 been taken, so that it may depend on that reply; else all are sent together.
             sums: client → what it is told of the sum that its update is part of.
         """
-        filter_ = self._filter(round_, terms, self._on_client)
+        filter_ = self._filter(round_, terms, self._on_client, self.states.undo)
         asked = self._asked(round_, scope, filter_)
         orders = ([message] for message in messages) if in_turn else [list(messages)]
         answered = (
@@ -127,7 +127,7 @@ class Exchange:
             Message(packed({**told[client], STEP: step}), nodes[client], AGGREGATE)
             for client in sorted(told)
         ]
-        filter_ = self._filter(round_, Terms(), lambda client: None)
+        filter_ = self._filter(round_, Terms(), _nothing, _nothing)
         asked = self._asked(round_, step, filter_)
         for message, reply in filter_.accept(self._exchange(round_, messages, asked, {})):
             client = self.engine.client_of(message.metadata.dst_node_id)
@@ -137,13 +137,19 @@ class Exchange:
                 filter_.reject(client, not_taken(bad))
         return filter_.excluded
 
-    def _filter(self, round_: int, terms: Terms, on_client: Callable[[int], None]) -> ReplyFilter:
+    def _filter(
+        self,
+        round_: int,
+        terms: Terms,
+        on_client: Callable[[int], None],
+        on_refused: Callable[[int], None],
+    ) -> ReplyFilter:
         return ReplyFilter(
             self._faults,
             round_,
             self.engine.client_of,
             on_client,
-            self.states.undo,
+            on_refused,
             self._say,
             terms,
         )
@@ -184,6 +190,10 @@ class Exchange:
             self.states.adopt(client, round_)
         asked.came(client, reply, self._say)
         self.bytes_up += _bytes(reply.content)
+
+
+def _nothing(client: int) -> None:
+    """Do nothing about a client whose answer left no state."""
 
 
 def not_taken(error: FedmedError) -> ReplyError:

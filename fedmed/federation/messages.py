@@ -73,7 +73,7 @@ class Unfit(Exception):
 
 
 #: What a client may say of an update of its own, as it is called in ``metrics.csv``.
-UNFIT = ("not_finite", "too_far", "saturated", "model")
+UNFIT = ("wrong_shape", "not_finite", "too_far", "saturated", "model")
 
 
 class DroppedOut(Exception):

@@ -74,6 +74,9 @@ class Participants:
         for fault in self.config.faults.inject:
             if odd := [k for k in fault.clients or () if not 0 <= k < clients]:
                 raise ConfigError(f"faults.inject: client {odd[0]}, of 0 to {clients - 1}")
+        holder = self.config.aggregation.arguments.get("holder", 0)
+        if holder >= clients:
+            raise ConfigError(f"aggregation.holder: client {holder}, of 0 to {clients - 1}")
         for key in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
             if getattr(self.strategy, key, 0) > clients:
                 raise ConfigError(

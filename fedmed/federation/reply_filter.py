@@ -103,10 +103,14 @@ def unfit(record: ArrayRecord, start: ArrayRecord, max_norm: float | None) -> Re
     """Return what is wrong with the values of an update, if anything is.
 
     Args:
-        record: the arrays after training, of the names and shapes of ``start``.
+        record: the arrays after training.
         start: before it.
         max_norm: the largest L2 norm of the update, over all arrays together.
     """
+    if _shapes(record) != _shapes(start):
+        return ReplyError(
+            "wrong_shape", "returned arrays of other names or shapes than it was sent"
+        )
     norm = _norm(record, start)
     if not math.isfinite(norm) and (name := _not_finite(record)):
         return ReplyError(
@@ -145,11 +149,14 @@ def _norm(record: ArrayRecord, start: ArrayRecord) -> float:
 
 def unlike(record: ArrayRecord, start: ArrayRecord) -> str | None:
     """Return in words what an aggregate has that is not in the place of the arrays before it."""
-    shapes = {name: decoded(array).shape for name, array in record.items()}
-    if shapes != {name: decoded(array).shape for name, array in start.items()}:
+    if _shapes(record) != _shapes(start):
         return "arrays of other names or shapes"
     name = _not_finite(record)
     return f"NaN or infinity in {name}" if name else None
+
+
+def _shapes(record: ArrayRecord) -> dict[str, tuple[int, ...]]:
+    return {name: decoded(array).shape for name, array in record.items()}
 
 
 def _not_finite(record: ArrayRecord) -> str | None:

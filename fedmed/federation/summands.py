@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from fedmed.aggregation.base import IntegerSum
 from fedmed.aggregation.codec import Block, Codec, Integers
 from fedmed.config import Task
+from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.records import WEIGHT
 from fedmed.federation.messages import ARRAYS, CONFIG, METRICS
 from fedmed.flower.arrays import decoded
 from fedmed.models import from_record, to_record
 from fedmed.privacy.disclosure import Disclosure
-from fedmed.privacy.discrete import discrete_gaussian
+from fedmed.privacy.discrete import LEAST, discrete_gaussian
 from fedmed.privacy.noise import Source
 
 Update = dict[str, NDArray[np.float64]]
@@ -38,7 +39,8 @@ class Summand(ABC):
     """One client's part of a sum, by what the strategy makes of it.
 
     Attributes:
-        truncate: whether its integers are rounded towards zero, and not to the nearest.
+        truncate: whether its norm is bounded: then its integers are rounded towards zero, and not
+            to the nearest, and its weight is 1.
     """
 
     truncate: ClassVar[bool] = False
@@ -139,7 +141,10 @@ class Plan:
 
         Raises:
             OffGrid: if a value lies beyond its range.
+            FedmedError: if the weight would move the bound of a norm, whoever tells it.
         """
+        if self.summand.truncate and weight != 1:
+            raise FedmedError(f"aggregation: {weight:g} is told as the weight of a bounded update")
         start = sent.array_records[ARRAYS]
         update = {
             name: decoded(array).astype(np.float64) - decoded(start[name])
@@ -172,6 +177,7 @@ class Plan:
         for block, place in self.codec.places():
             if block.deviation:
                 sigma = block.deviation / block.step(self.codec.bits)
+                # beyond a word at TAIL deviations only; there it wraps, as does the sum of words
                 vector[place] += discrete_gaussian(block.size, sigma, draws).astype(np.int32)
         return vector
 
@@ -186,7 +192,8 @@ def plan_of(task: Task, aggregation: IntegerSum, sent: RecordDict, members: int)
         members: how many they are.
 
     Raises:
-        ConfigError: if the integers of so many members would not fit.
+        ConfigError: if the integers of so many members would not fit, or the grid is too coarse
+            for a member's share of the noise.
     """
     server = task.strategy.server
     strategy = server.build()
@@ -201,6 +208,13 @@ def plan_of(task: Task, aggregation: IntegerSum, sent: RecordDict, members: int)
     if Disclosure.of(task).losses:
         blocks.append(Block(LOSS, (), LARGEST_LOSS))
     codec = Codec(tuple(blocks), aggregation.bits, summand.truncate)
+    for block in blocks:
+        if 0 < (share := block.deviation / block.step(codec.bits)) < LEAST:
+            raise ConfigError(
+                f"aggregation.bits: with {codec.bits} a client's share of the noise is {share:.2g} "
+                f"steps of the grid, and {LEAST:g} are needed (strategy.noise_multiplier); take "
+                "more bits"
+            )
     width = codec.width(members)
     aggregation.check(members, width)
     return Plan(summand, codec, width)

@@ -58,6 +58,7 @@ def check(config: Config, strategy: Strategy, steps: Sequence[UpdateStep]) -> No
                 "take aggregation=secagg, or fixed to simulate it"
             )
         return
+    aggregation.check(FEWEST, aggregation.bits + FEWEST.bit_length())  # its own keys, beforehand
     if summed and not strategy.sums:  # type: ignore[attr-defined]
         raise ConfigError(
             f"strategy.noise: takes distributed where the server has sums alone (aggregation is "

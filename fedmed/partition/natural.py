@@ -3,7 +3,6 @@
 from typing import Literal
 
 import pandas as pd
-from flwr_datasets.partitioner import NaturalIdPartitioner
 
 from fedmed.core.errors import ConfigError
 from fedmed.partition.patients import UNKNOWN
@@ -31,6 +30,8 @@ class Natural(Rule):
         self.by = by
 
     def divide(self, patients: pd.DataFrame) -> list[list[str]]:  # noqa: D102
+        from flwr_datasets.partitioner import NaturalIdPartitioner  # slow
+
         values = patients[self.by]
         if values.isna().all():
             raise ConfigError(f"partition.by: {self.by} is known of no patient; choose another")

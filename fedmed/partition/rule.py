@@ -2,18 +2,19 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pandas as pd
-from flwr_datasets.partitioner import Partitioner
 from pydantic import Field
 
-from datasets import Dataset as HFDataset
 from fedmed.core.errors import ConfigError
 from fedmed.core.seeding import generator
 from fedmed.partition.patients import RAREST, patients_of
 from fedmed.partition.record import check
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
 
 Clients = Annotated[int, Field(ge=1)]
 ValFraction = Annotated[float, Field(ge=0, lt=1)]
@@ -95,11 +96,13 @@ class Rule(Partition):
             )
 
 
-def parts(partitioner: Partitioner, patients: pd.DataFrame) -> list[list[str]]:
+def parts(partitioner: "Partitioner", patients: pd.DataFrame) -> list[list[str]]:
     """Return each client's patients, as one of flwr-datasets' partitioners divides them.
 
     Their tables pay for each column at each turn: give no more than the partitioner reads.
     """
+    from datasets import Dataset as HFDataset  # takes a second, and clients only read partitions
+
     partitioner.dataset = HFDataset.from_pandas(patients, preserve_index=False)
     with warnings.catch_warnings(action="ignore"):  # of what its callers refuse
         clients = range(partitioner.num_partitions)

@@ -11,12 +11,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from flwr_datasets.partitioner import (
-    DirichletPartitioner,
-    IidPartitioner,
-    PathologicalPartitioner,
-    SizePartitioner,
-)
 from pydantic import Field
 
 from fedmed.core.errors import ConfigError
@@ -38,6 +32,8 @@ class IID(Rule):
         self.clients = clients
 
     def divide(self, patients: pd.DataFrame) -> list[list[str]]:  # noqa: D102
+        from flwr_datasets.partitioner import IidPartitioner  # slow
+
         self._enough(patients, self.clients)
         return parts(IidPartitioner(self.clients), patients[["patient"]])
 
@@ -73,6 +69,8 @@ class Dirichlet(Rule):
         self.key, self.balanced = key, balanced
 
     def divide(self, patients: pd.DataFrame) -> list[list[str]]:  # noqa: D102
+        from flwr_datasets.partitioner import DirichletPartitioner  # slow
+
         self._enough(patients, self.clients * self.min_patients)
         for attempt in range(ATTEMPTS):
             partitioner = DirichletPartitioner(
@@ -118,6 +116,8 @@ class Pathological(Rule):
         self.key, self.assignment = key, assignment
 
     def divide(self, patients: pd.DataFrame) -> list[list[str]]:  # noqa: D102
+        from flwr_datasets.partitioner import PathologicalPartitioner  # slow
+
         self._enough(patients, self.clients)
         known = patients["key"].nunique()
         if self.keys > known:
@@ -171,6 +171,8 @@ class Quantity(Rule):
         self.clients, self.alpha, self.min_patients = clients, alpha, min_patients
 
     def divide(self, patients: pd.DataFrame) -> list[list[str]]:  # noqa: D102
+        from flwr_datasets.partitioner import SizePartitioner  # slow
+
         self._enough(patients, self.clients * self.min_patients)
         rng = generator(self.seed, "quantity")
         for _ in range(ATTEMPTS):

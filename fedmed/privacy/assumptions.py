@@ -9,8 +9,8 @@ from fedmed.privacy.events import PrivateStrategy
 
 SEEDED = "noise comes from the run's seed: whoever knows the seed can subtract it"
 SECURE = (
-    "noise is drawn from the operating system in floating point, as a sum of four draws against "
-    "attacks on its last bits; the run cannot be repeated"
+    "noise is drawn from the operating system, in floating point as a sum of four draws against "
+    "attacks on its last bits, in integers as they are; the run cannot be repeated"
 )
 ALWAYS = (
     "the test patients are public: their scores are released without noise",
@@ -61,6 +61,8 @@ def assumptions(
         said.append("the number of clients and the expected cohort are public")
         said += aggregate.assumptions
         said += _of_disclosure(Disclosure.of(config), training)
+    if training or aggregate:
+        said += config.aggregation.build().assumptions
     if config.model.weights is not None:
         said.append("the initial weights (model.weights) are public")
     return (*said, *ALWAYS)

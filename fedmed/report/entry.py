@@ -14,6 +14,7 @@ import yaml
 from fedmed.config import NOT_IDENTITY
 from fedmed.core.errors import ConfigError, DataError, FedmedError
 from fedmed.privacy.disclosure import Disclosure
+from fedmed.privacy.plan import CLIENT
 from fedmed.report import curves
 from fedmed.report.cells import HASHES
 from fedmed.runs.cost import to_reach
@@ -156,9 +157,15 @@ _CLAIM = ("unit", "epsilon", "delta", "accountant", "neighbouring", "sampling", 
 
 
 def unit(run: Run) -> str:
-    """Return the unit of the run's privacy, ``none`` where there is none."""
-    said = run.summary.get("privacy", {}).get("unit") or run.resolved["privacy"].get("unit")
-    return str(said or ("client" if "noise_multiplier" in run.resolved["strategy"] else "none"))
+    """Return the unit of the run's privacy, ``none`` where there is none.
+
+    Of a run that has released nothing yet it is what its configuration asks for.
+    """
+    recorded = run.summary.get("privacy", {})
+    if "unit" in recorded:
+        return str(recorded["unit"] or "none")
+    noisy = "noise_multiplier" in run.resolved["strategy"]
+    return str(run.resolved["privacy"].get("unit") or (CLIENT if noisy else "none"))
 
 
 def synthetic(run: Run) -> bool:

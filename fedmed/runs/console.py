@@ -92,6 +92,9 @@ class Console:
             facts.add_row("sites", _text(_sites(test)))
         for name, value in _guarantees(spent):
             facts.add_row(name, _text(value, "red" if value == REFUTED else ""))
+        if summary["aggregation"]["hides"]:
+            kind = summary["aggregation"]["kind"]
+            facts.add_row("server", _text(f"sees sums of updates alone ({kind})"))
         facts.add_row(
             "moved", f"{_size(summary['bytes_up'])} up, {_size(summary['bytes_down'])} down"
         )
