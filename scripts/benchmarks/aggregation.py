@@ -50,7 +50,6 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 BARE = ("float", "copy", "AES bound", "Flower SecAgg+")
-ADDED = 3  # payloads that a homomorphic sum is timed over: the others cost the same
 MOST = {"paillier 2048": 20_000, "paillier 3072": 20_000}  # weights that are run; more are scaled
 MASKS = 8  # clients up to which all mask for real, and the sum is held against the integers
 BLOCK = 1 << 17
@@ -172,7 +171,7 @@ def summed(aggregation: IntegerSum, values: NDArray[np.float64], clients: int) -
         payload = aggregation.protect(session, vector, width, told[0], parties[0])
         spent["client"] += encoded + time.process_time() - began
         added, adding = 0, 0.0
-        for client in range(clients if masked else ADDED):
+        for client in range(clients if masked else aggregation.survivors(clients)):
             if masked and client:
                 own = vector if clients <= MASKS else vector[:0]
                 part = aggregation.protect(session, own, width, told[client], parties[client])
