@@ -24,6 +24,7 @@ from flwr.common import ndarray_to_bytes  # noqa: TID251
 from flwr.common.secure_aggregation import ndarrays_arithmetic as flower  # noqa: TID251
 from flwr.common.secure_aggregation.quantization import quantize  # noqa: TID251
 from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen  # noqa: TID251
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.table import Table
 
@@ -49,10 +50,14 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 BARE = ("float", "copy", "AES bound", "Flower SecAgg+")
-ADDED = 3  # payloads that a homomorphic sum is timed over: the others cost the same
 MOST = {"paillier 2048": 20_000, "paillier 3072": 20_000}  # weights that are run; more are scaled
 MASKS = 8  # clients up to which all mask for real, and the sum is held against the integers
 BLOCK = 1 << 17
+SEES = (  # who opens one client's update, and with which aggregation; better ones are higher
+    ("the server", ("fixed",)),
+    ("the server with\nthe key's holder", ("paillier", "bfv", "ckks")),
+    ("a cheating server with\na third of the clients", ("secagg",)),
+)
 START, END = (f"<!-- {edge} of bench.py aggregation -->" for edge in ("table", "end"))
 
 
@@ -166,7 +171,7 @@ def summed(aggregation: IntegerSum, values: NDArray[np.float64], clients: int) -
         payload = aggregation.protect(session, vector, width, told[0], parties[0])
         spent["client"] += encoded + time.process_time() - began
         added, adding = 0, 0.0
-        for client in range(clients if masked else ADDED):
+        for client in range(clients if masked else aggregation.survivors(clients)):
             if masked and client:
                 own = vector if clients <= MASKS else vector[:0]
                 part = aggregation.protect(session, own, width, told[client], parties[client])
@@ -205,8 +210,7 @@ def bound(weights: int, masks: int) -> None:
     for start in range(0, weights, BLOCK):
         part = words[start : start + BLOCK]
         for stream in streams:
-            into = mask[: part.size].view(np.uint8).data
-            stream.update_into(memoryview(zeros)[: part.nbytes], into)
+            stream.update_into(memoryview(zeros)[: part.nbytes], _buffer(mask[: part.size]))
             np.add(part, mask[: part.size], out=part)
 
 
@@ -221,6 +225,10 @@ def secaggplus(values: NDArray[np.float32], clients: int) -> bytes:
         masks = pseudo_rand_gen(seed, modulus, [array.shape for array in vector])
         vector = flower.parameters_addition(vector, masks)
     return b"".join(map(ndarray_to_bytes, flower.parameters_mod(vector, modulus)))
+
+
+def _buffer(words: NDArray[np.uint32]) -> Any:
+    return words.view(np.uint8)
 
 
 def _timed(do: Callable[[], object]) -> float:
@@ -253,3 +261,41 @@ def _shown(row: Mapping[str, Any]) -> list[str]:
         f"{row['down'] / 1e6:.1f}",
         "–" if row["scaled"] else f"{row['peak_mb']:.0f}",
     ]
+
+
+def draw(record: Mapping[str, Any]) -> Figure:
+    """Draw cost against protection, for the most weights and the fewest clients."""
+    rows = record["rows"]
+    weights = max(row["weights"] for row in rows)
+    clients = min(row["clients"] for row in rows)
+    figure = Figure((9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    shown = [
+        row
+        for row in rows
+        if (row["weights"], row["clients"]) == (weights, clients) and row["client_s"]
+    ]
+    for row in sorted(shown, key=lambda row: -row["up"]):
+        height = next((y for y, (_, ways) in enumerate(SEES) if row["way"].split()[0] in ways), -1)
+        if height < 0:
+            continue
+        expansion = row["up"] / weights / 4
+        axes.scatter(row["client_s"], height, 60 * expansion, alpha=0.5)
+        label = f"{row['way']}\n{expansion:.2f}× bytes"
+        axes.annotate(
+            label,
+            (row["client_s"], height),
+            (0, 22 if shown.index(row) % 2 else -34),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel(
+        f"CPU seconds of a client in a round, {weights / 1e6:g}M weights, {clients} clients"
+    )
+    axes.set_yticks(range(len(SEES)), [text for text, _ in SEES])
+    axes.set_ylim(-0.6, len(SEES) - 0.4)
+    axes.margins(x=0.15)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
