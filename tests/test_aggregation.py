@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY, metrics, summary
-from flwr.app import RecordDict
+from flwr.app import Message, RecordDict
+from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
 from fedmed import models
@@ -20,7 +21,7 @@ from fedmed.config import compose
 from fedmed.core.errors import ConfigError, FedmedError
 from fedmed.core.seeding import seed_of
 from fedmed.experiment.data import prepare
-from fedmed.models import Arrays
+from fedmed.models import Arrays, from_record, to_record
 from fedmed.runs.verify import Known, verify
 from fedmed.training import sgd
 from fedmed.training.hooks import LocalHooks
@@ -324,3 +325,22 @@ def test_whose_share_fails_after_training_keeps_what_it_has_learnt(
         for rows in (metrics(tmp_path / name) for name in ("whole", "cut"))
     ]
     pd.testing.assert_frame_equal(scored[0], scored[1])  # by its own norm statistics
+
+
+class Tailoring(FedAvg):
+    """Sends each client arrays of its own."""
+
+    def configure_train(self, *args: Any, **kwargs: Any) -> list[Message]:
+        messages = list(super().configure_train(*args, **kwargs))
+        for message in messages:
+            arrays = from_record(message.content.array_records["arrays"])
+            own = to_record({name: array * 2 for name, array in arrays.items()})
+            message.content = RecordDict({**message.content, "arrays": own})
+        return messages
+
+
+def test_what_clients_are_sent_is_the_same_for_all(launch: Launch) -> None:
+    """Changes of different arrays would add up to nothing, without a word."""
+    own = f"strategy.server={{_target_:{__name__}.Tailoring}}"
+    with pytest.raises(ConfigError, match="sends clients arrays of their own"):
+        launch(*SMALL, *choice("fixed"), own)

@@ -126,7 +126,7 @@ class Participants:
         """Return a cohort's replies to training, and what the strategy is given in their place.
 
         These are the replies themselves, or where ``aggregation`` shows no more, one with their
-        sum. The cohort is :meth:`cohort`'s, and is all sent the same.
+        sum. The cohort is :meth:`cohort`'s.
 
         Raises:
             FedmedError: as :meth:`train` does, or if too few are left for a sum.

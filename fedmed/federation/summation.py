@@ -84,13 +84,14 @@ def summed(
 
     Args:
         round_: the round.
-        messages: to its cohort; all are sent the same arrays.
+        messages: to its cohort.
         config: of the run, whose aggregation is an :class:`IntegerSum`.
         exchange: with its clients.
         terms: what is known of replies to training.
 
     Raises:
-        ConfigError: if there are too many members for the integers' bits.
+        ConfigError: if there are too many members for the integers' bits, or they are not all sent
+            the same.
         FedmedError: if clients fail and ``faults`` do not allow for it, or too few are left for a
             sum that hides each of them.
     """
@@ -106,6 +107,11 @@ def summed(
     if not members:
         return exchange.ask(round_, "train", (), terms.of_sum), []
     sent = messages[0].content
+    if any(message.content[ARRAYS] is not sent[ARRAYS] for message in messages):
+        raise ConfigError(
+            f"strategy.server: {config.strategy.server.target} sends clients arrays of their own, "
+            "of which changes have no sum; take aggregation=float"
+        )
     plan = plan_of(config, aggregation, sent, len(members))
     # where nothing is hidden nothing is drawn, and the record is the same again
     attempt = secrets.token_bytes(ATTEMPT_BYTES) if aggregation.hides else bytes(ATTEMPT_BYTES)
