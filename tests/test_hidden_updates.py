@@ -40,7 +40,7 @@ from fedmed.federation.messages import (
     unpacked,
 )
 from fedmed.federation.summands import Plan, plan_of
-from fedmed.federation.summation import ATTEMPT, MEMBERS, RELATIVE
+from fedmed.federation.summation import ATTEMPT, MEMBERS, TOGETHER, heading_of
 from fedmed.flower import process
 from fedmed.flower.arrays import decoded
 from fedmed.privacy.budget import planned
@@ -94,7 +94,7 @@ class Server:
     def step(
         self, session: Session, step: str, client: int, fields: Fields, round_: int = 1
     ) -> RecordDict:
-        heading = {ATTEMPT: session.attempt, MEMBERS: list(session.members), STEP: step}
+        heading = {**heading_of(session), STEP: step}
         spec = TaskSpec(client, round_, -1, -1, self.run)
         return self.send(client, AGGREGATE, packed({**heading, **fields}), spec)
 
@@ -118,8 +118,8 @@ class Server:
             client, "train", self.sent, TaskSpec(client, round_, -1, -1, self.run, sum_)
         )
 
-    def heading(self, session: Session, weight: Any = 1.0) -> dict[str, Any]:
-        return {ATTEMPT: session.attempt, MEMBERS: list(session.members), RELATIVE: weight}
+    def heading(self, session: Session) -> dict[str, Any]:
+        return heading_of(session)
 
     def masked(self, session: Session, tamper: Tamper | None = None) -> Collector:
         """Go as far as to have all masked vectors."""
@@ -382,11 +382,11 @@ def test_an_order_that_tells_no_sound_sum_is_refused_before_it_is_paid_for(serve
     orders: list[dict[str, Any] | None] = [
         None,
         {},
-        {key: value for key, value in sound.items() if key != RELATIVE},
+        {key: value for key, value in sound.items() if key != TOGETHER},
         {**sound, ATTEMPT: b"short"},
         {**sound, MEMBERS: [1, 2, 3]},
         {**sound, MEMBERS: [0, 0, 1]},
-        *({**sound, RELATIVE: w} for w in (0.5, 2.0, -1.0, float("nan"), float("inf"), 1)),
+        *({**sound, TOGETHER: n} for n in (-1, 1, 1 << 60, 0.0, True, "0")),
     ]
     for order in orders:
         with pytest.raises(Refused, match=r"refuses this: aggregation$"):

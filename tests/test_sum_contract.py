@@ -1,16 +1,29 @@
 """Each aggregation kept to its contract, and strangers wrong in one way each found out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from sum_contract import check_sum
+from sum_contract import SIZE, Memory, Round, check_sum
 
-from fedmed.aggregation.base import Ask, Collector, Fields, IntegerSum, Party, Payload, Session
+from fedmed.aggregation.base import (
+    Ask,
+    Collector,
+    Fields,
+    IntegerSum,
+    Party,
+    Payload,
+    Session,
+    Take,
+)
 from fedmed.aggregation.codec import Integers
 from fedmed.aggregation.fixed import FixedPoint, OpenSum
 from fedmed.config import CONF, compose
+from fedmed.core.errors import FedmedError
+from fedmed.record.signatures import Signer, make_key
 
 NAMES = sorted(path.stem for path in (CONF / "aggregation").glob("*.yaml") if path.stem != "float")
 
@@ -95,3 +108,31 @@ def test_a_wrong_aggregation_is_found_out(wrong: str, said: str) -> None:
 
     with pytest.raises(AssertionError, match=said):
         check_sum(make)
+
+
+@pytest.mark.parametrize("name", ["secagg", "bfv"])
+def test_a_server_cannot_have_all_but_one_weigh_nothing(name: str, tmp_path: Path) -> None:
+    """Told other totals, each would weigh as the server likes, and the sum be one's update."""
+    for client in range(4):
+        make_key(tmp_path / str(client))
+    signers = [Signer(tmp_path / str(client)) for client in range(4)]
+    peers = {client: signer.public for client, signer in enumerate(signers)}
+    vectors = {client: np.zeros(SIZE, np.int32) for client in range(4)}
+    one = Round(compose([f"aggregation={name}"]).aggregation.build, vectors)
+    one.parties = {k: Party(k, Memory(), signers[k], peers) for k in range(4)}
+    fair = replace(one.session, examples=400)
+    assert fair.weight(100) == 1.0
+    assert replace(fair, examples=1 << 40).weight(100) < 1e-6
+    one.session = fair
+    one.collected()  # the control: told the same, they take part
+    ask = one.ask
+
+    def lies(step: str, told: Mapping[int, Fields], take: Take) -> None:
+        for client in told:
+            one.session = replace(fair, examples=400 if client == 2 else 1 << 40)
+            ask(step, {client: told[client]}, take)
+            one.session = fair
+
+    one.ask = lies  # type: ignore[method-assign]
+    with pytest.raises(FedmedError, match="no signature"):
+        one.collected()

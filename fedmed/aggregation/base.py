@@ -45,18 +45,44 @@ class Session:
         round: the round.
         attempt: told apart from each other attempt by it; random.
         members: the clients that are asked, in order.
+        examples: of all members together, by which each finds its own weight; 0 where all weigh the
+            same.
     """
 
     run: str
     round: int
     attempt: bytes
     members: tuple[int, ...]
+    examples: int = 0
 
     @property
     def name(self) -> str:
-        """What tells it apart, 64 hexadecimal digits: no attempt has two lists of members."""
+        """What tells it apart, 64 hexadecimal digits, and all that members have to agree on.
+
+        Were the members another list to each, or their weights, a server could have all but one
+        weigh nothing.
+        """
         members = ",".join(map(str, self.members))
-        return hashlib.sha256(f"{self.attempt.hex()}:{members}".encode()).hexdigest()
+        text = f"{self.attempt.hex()}:{members}:{self.examples}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def weight(self, examples: int) -> float:
+        """Return the weight of a client, of which the mean over members is 1.
+
+        Args:
+            examples: of that client.
+
+        Raises:
+            FedmedError: if it has none, or more than all members are said to have together.
+        """
+        if not self.examples:
+            return 1.0
+        if not 0 < examples <= self.examples:
+            raise FedmedError(
+                f"aggregation: {self.examples} examples are told of all clients, of which this one "
+                f"has {examples}"
+            )
+        return examples * len(self.members) / self.examples
 
 
 class Vault(Protocol):

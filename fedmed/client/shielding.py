@@ -1,12 +1,11 @@
 """The client's end of a sum of updates: its part before training, in it, and after it."""
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from flwr.app import Context, Message
 
@@ -16,6 +15,7 @@ from fedmed.client.context import context_of
 from fedmed.client.vault import Vault
 from fedmed.config import Task, identity, wire
 from fedmed.core.errors import FedmedError
+from fedmed.core.records import EXAMPLES
 from fedmed.core.seeding import seed_of
 from fedmed.deployment.home import Home
 from fedmed.deployment.policy import Refused
@@ -31,12 +31,13 @@ from fedmed.federation.messages import (
 )
 from fedmed.federation.reply_filter import unfit
 from fedmed.federation.summands import plan_of
-from fedmed.federation.summation import ATTEMPT, ATTEMPT_BYTES, MEMBERS, RELATIVE
+from fedmed.federation.summation import ATTEMPT, ATTEMPT_BYTES, MEMBERS, TOGETHER
 from fedmed.flower.arrays import record_of
 from fedmed.flower.node_config import HOME, is_simulated
 from fedmed.flower.private import ClientAppCallable
 
 MOST = 1 << 20  # members of a cohort
+MOST_EXAMPLES = 1 << 53  # of all members: what a double counts exactly
 KIND = "aggregation"  # of what is refused here
 
 
@@ -53,7 +54,7 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
     reply = call_next(message, context)
     if of_sum is None:
         return reply
-    aggregation, session, weight, told = of_sum
+    aggregation, session, told = of_sum
     sent, arrays = message.content, reply.content.array_records[ARRAYS]
     if error := unfit(arrays, sent.array_records[ARRAYS], task.faults.max_norm):
         raise Unfit(error.kind, error.what)
@@ -61,6 +62,8 @@ def shield(message: Message, context: Context, call_next: ClientAppCallable) -> 
     seed = seed_of(
         task.seed, "sum", spec.round, spec.client, json.dumps(identity.drawn(task), sort_keys=True)
     )
+    (metrics,) = reply.content.metric_records.values()
+    weight = session.weight(int(cast(int, metrics[EXAMPLES])))
     try:
         vector = plan.encode(sent, reply.content, weight, seed)
     except OffGrid as error:
@@ -96,13 +99,11 @@ class OfSum(NamedTuple):
     Attributes:
         aggregation: which sums.
         session: the attempt.
-        weight: the client's, relative to the mean of all members.
         told: what the aggregation itself tells.
     """
 
     aggregation: IntegerSum
     session: Session
-    weight: float
     told: Fields
 
 
@@ -126,7 +127,9 @@ def told_of_sum(message: Message, spec: TaskSpec, task: Task) -> OfSum | None:
     session = _session(spec, told)
     if spec.client not in session.members:
         raise FedmedError("aggregation: this client is asked for its part of a sum of others")
-    return OfSum(aggregation, session, _weight(task, told, session), _own(told))
+    if (session.examples > 0) != (task.strategy.weighting == "examples"):
+        raise FedmedError("aggregation: weights are told where all weigh the same, or none")
+    return OfSum(aggregation, session, _own(told))
 
 
 @contextmanager
@@ -142,7 +145,7 @@ def refusing(context: Context) -> Iterator[None]:
 
 def _own(told: Fields) -> Fields:
     """Return what the aggregation itself tells, without the heading of each message."""
-    return {key: value for key, value in told.items() if key not in (ATTEMPT, MEMBERS, RELATIVE)}
+    return {key: value for key, value in told.items() if key not in (ATTEMPT, MEMBERS, TOGETHER)}
 
 
 def _session(spec: TaskSpec, told: Fields) -> Session:
@@ -156,27 +159,16 @@ def _session(spec: TaskSpec, told: Fields) -> Session:
         raise FedmedError("aggregation: a message came of no attempt at a sum")
     if not (isinstance(members, list) and len(members) <= MOST and _are_clients(members)):
         raise FedmedError("aggregation: a message came whose members are no list of clients")
-    return Session(spec.run.config_sha256, spec.round, attempt, tuple(members))
+    examples = told.get(TOGETHER)
+    if not (type(examples) is int and 0 <= examples < MOST_EXAMPLES):
+        raise FedmedError("aggregation: a message came that does not tell how clients weigh")
+    return Session(spec.run.config_sha256, spec.round, attempt, tuple(members), examples)
 
 
 def _are_clients(members: list[object]) -> bool:
     if any(type(client) is not int or client < 0 for client in members):
         return False
     return all(a < b for a, b in pairwise(members))  # type: ignore[operator]
-
-
-def _weight(task: Task, told: Fields, session: Session) -> float:
-    """Return the client's relative weight; where all weigh the same it is 1, whoever says else.
-
-    Raises:
-        FedmedError: if it is none, or not the one that is due.
-    """
-    weight = told.get(RELATIVE)
-    if not (isinstance(weight, float) and 0 < weight <= len(session.members)):
-        raise FedmedError(f"aggregation: {weight!r} is told as this client's weight")
-    if task.strategy.weighting == "uniform" and not math.isclose(weight, 1.0, rel_tol=0):
-        raise FedmedError(f"aggregation: {weight!r} is told as this client's weight, which is 1")
-    return weight
 
 
 def _party(spec: TaskSpec, context: Context) -> Party:

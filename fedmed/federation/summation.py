@@ -31,7 +31,7 @@ from fedmed.flower.arrays import decoded
 from fedmed.flower.strategies import aggregation_of
 
 # In the record that a client is told of its sum, beside what the aggregation itself tells it
-ATTEMPT, MEMBERS, RELATIVE = "attempt", "cohort", "weight"
+ATTEMPT, MEMBERS, TOGETHER = "attempt", "cohort", "examples"
 ATTEMPT_BYTES = 16
 
 
@@ -115,19 +115,18 @@ def summed(
     plan = plan_of(config, aggregation, sent, len(members))
     # where nothing is hidden nothing is drawn, and the record is the same again
     attempt = secrets.token_bytes(ATTEMPT_BYTES) if aggregation.hides else bytes(ATTEMPT_BYTES)
-    session = Session(exchange.task, round_, attempt, members)
+    sizes = _sizes(members, terms)
+    session = Session(exchange.task, round_, attempt, members, sum(sizes.values()))
     collector = aggregation.collector(session, plan.codec.size, plan.width)
-    heading: dict[str, Any] = {ATTEMPT: session.attempt, MEMBERS: list(members)}
+    heading = heading_of(session)
     faults: dict[int, ReplyError] = {}
 
     def ask(step: str, told: Mapping[int, Fields], take: Take) -> None:
         headed = {client: {**heading, **fields} for client, fields in told.items()}
         faults.update(exchange.query(round_, step, headed, take))
 
-    weights = _relative(members, terms)
     sums = {
-        client: ConfigRecord({**heading, **told, RELATIVE: weights[client]})
-        for client, told in collector.prepare(ask).items()
+        client: ConfigRecord({**heading, **told}) for client, told in collector.prepare(ask).items()
     }
     asked = [to[client] for client in sorted(sums)]
     replies = exchange.ask(round_, "train", asked, terms.of_sum, sums=sums)
@@ -150,7 +149,7 @@ def summed(
     total = collector.open(ask)
     for client, error in faults.items():
         replies.filter.excluded.setdefault(client, error)
-    weight = sum(weights[client] for client in survivors)
+    weight = sum(session.weight(sizes[client]) for client in survivors)
     content, loss = plan.decode(total, sent, weight)
     if not math.isnan(loss):
         replies.metrics.append(MetricRow(round_, "train", POOLED, "loss", loss))
@@ -159,13 +158,18 @@ def summed(
     return replies, [one]
 
 
-def _relative(members: Sequence[int], terms: Terms) -> dict[int, float]:
-    """Return each member's weight, of which the mean over members is 1."""
+def heading_of(session: Session) -> dict[str, Any]:
+    """Return what stands in each message of a session."""
+    members = list(session.members)
+    return {ATTEMPT: session.attempt, MEMBERS: members, TOGETHER: session.examples}
+
+
+def _sizes(members: Sequence[int], terms: Terms) -> dict[int, int]:
+    """Return each member's examples, by which it weighs; 0 where all weigh the same."""
     if terms.weighting == "uniform":
-        return dict.fromkeys(members, 1.0)
+        return dict.fromkeys(members, 0)
     assert terms.examples is not None
-    mean = sum(terms.examples[client] for client in members) / len(members)
-    return {client: terms.examples[client] / mean for client in members}
+    return {client: terms.examples[client] for client in members}
 
 
 def _payload(reply: Message) -> Payload:
