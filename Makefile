@@ -20,8 +20,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install ## train the quickstart: six simulated hospitals, a minute on two cores
 	$(BIN)/python -m fedmed.run +experiment=quickstart
 
-# One process more than there are cores, since some tests wait for servers; nproc would believe OMP_NUM_THREADS.
-TESTS := $(BIN)/python -m pytest --dist worksteal --numprocesses $$(($$(env -u OMP_NUM_THREADS nproc) + 1))
+# Two processes more than there are cores, since many tests wait for servers; nproc would believe OMP_NUM_THREADS.
+TESTS := $(BIN)/python -m pytest --dist worksteal --numprocesses $$(($$(env -u OMP_NUM_THREADS nproc) + 2))
 
 test: install ## lint, check types and run the tests
 	$(MAKE) lint

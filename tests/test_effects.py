@@ -33,7 +33,7 @@ NEEDS = {
 }
 GROUPS = (
     *("dataset", "partition", "model", "protocol", "strategy", "privacy", "client", "augment"),
-    *("runner", "faults", "tracking", "anchor"),
+    *("runner", "faults", "tracking", "anchor", "aggregation"),
 )
 CHOICES = [
     f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))
