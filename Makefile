@@ -23,19 +23,17 @@ demo: install ## train the quickstart: six simulated hospitals, a minute on two 
 # Two processes more than there are cores, since many tests wait for servers; nproc would believe OMP_NUM_THREADS.
 TESTS := $(BIN)/python -m pytest --dist worksteal --numprocesses $$(($$(env -u OMP_NUM_THREADS nproc) + 2))
 
+LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+# Linting goes on beside the first tests, which wait for servers; what it finds fails the target too.
 test: install ## lint, check types and run the tests
-	$(MAKE) lint
-	$(TESTS)
+	($(LINT)) & lint=$$!; $(TESTS); tests=$$?; wait $$lint && exit $$tests
 
 fast: install ## lint, check types and run the tests that take a moment
-	$(MAKE) lint
-	$(TESTS) -m "not slow"
+	($(LINT)) & lint=$$!; $(TESTS) -m "not slow"; tests=$$?; wait $$lint && exit $$tests
 
 lint: install ## ruff, mypy and the layers of the rooms
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(LINT)
 
 docs: install ## build the pages as a site, site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

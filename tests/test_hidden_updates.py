@@ -522,7 +522,7 @@ class PrivateServer(Server):
 
 def test_each_step_bears_its_hospitals_signature(server: Server) -> None:
     session = server.session()
-    told = ConfigRecord({ATTEMPT: session.attempt, MEMBERS: list(session.members), STEP: "keys"})
+    told = ConfigRecord({**heading_of(session), STEP: "keys"})
     reply = server.step(session, "keys", 1, {})
     signed = reply.config_records[SIGNATURE]
     returned = hashes.of_content(
