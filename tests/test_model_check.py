@@ -123,10 +123,9 @@ LARGE = ("densenet121", "resnet18", "efficientnet_b0", "vit")
 MODELS = ("densenet_small", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE))
 
 
-@pytest.mark.parametrize(
-    ("name", "state"), [*((name, "full") for name in MODELS), ("resnet18", "parameters")]
-)
-def test_an_honest_model_passes_before_and_after_training(name: str, state: str) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_an_honest_model_passes_before_and_after_training(name: str) -> None:
+    state = "parameters" if name == "resnet18" else "full"
     config = cfg.compose([f"model={name}", f"strategy.state={state}", *HIDING])
     network = models.build(config.model, 0, config.norm)
     own = owning(network, f"model={name}", f"strategy.state={state}")
