@@ -1,220 +1,57 @@
 """Sums that hide updates between hospitals: three homes, and a server that tries to see more."""
 
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from conftest import TINY
-from flwr.app import Array, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, RecordDict
+from hidden_server import (  # noqa: F401 (fixtures)
+    AGREED,
+    ALL,
+    Server,
+    agreed_homes,
+    changed,
+    introduce,
+    sealed,
+    serve_hidden,
+)
 from hospitals import make_home
 
-from fedmed import models
-from fedmed.aggregation.base import Collector, Fields, IntegerSum, Session, Take
-from fedmed.aggregation.codec import Integers
 from fedmed.aggregation.secagg.state import ClientState
-from fedmed.cli import hospital
-from fedmed.client.app import app
-from fedmed.config import Config, compose, wire
-from fedmed.core.errors import ConfigError, FedmedError
-from fedmed.deployment import node_data, peers
+from fedmed.config import compose
+from fedmed.deployment import node_data
 from fedmed.deployment.home import Home
-from fedmed.deployment.node import command
 from fedmed.deployment.policy import Policy, Refused
 from fedmed.federation.messages import (
-    AGGREGATE,
-    ARRAYS,
     CONFIG,
-    DESCRIBE,
     NOISE,
-    PAYLOAD,
     SIGNATURE,
     STEP,
-    RunContext,
-    TaskSpec,
-    packed,
     unpacked,
 )
-from fedmed.federation.summands import Plan, plan_of
 from fedmed.federation.summation import ATTEMPT, MEMBERS, TOGETHER, heading_of
 from fedmed.flower import process
-from fedmed.flower.arrays import decoded
 from fedmed.privacy.budget import planned
 from fedmed.record import hashes, signatures
-from fedmed.record.signatures import Signer, make_key
-
-AGREED = (*TINY, "client.steps=1", "partition.clients=3", "strategy.weighting=uniform")
-ALL = (0, 1, 2)
-Tamper = Callable[[str, int, dict[str, Any]], object]
-
-
-@dataclass
-class Server:
-    """A server in league with nobody, which sends what it likes and keeps all that it is sent."""
-
-    homes: Mapping[int, Home]
-    config: Config
-    seen: list[bytes] = field(default_factory=list)
-    kept: list[bytes] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        text = wire.dumps(self.config)
-        self.run = RunContext(text, wire.sha256(text), "cpu", "/", "/", "/", "/")
-        network = models.build(self.config.model, self.config.seed, self.config.norm)
-        self.sent = RecordDict({ARRAYS: models.to_record(models.arrays_of(network))})
-        built = self.config.aggregation.build()
-        assert isinstance(built, IntegerSum)
-        self.aggregation = built
-
-    @property
-    def plan(self) -> Plan:
-        return plan_of(self.config, self.aggregation, self.sent, len(self.homes))
-
-    def session(self, attempt: bytes = b"a" * 16, members: tuple[int, ...] = ALL) -> Session:
-        return Session(self.run.config_sha256, 1, attempt, members)
-
-    def collector(self, session: Session) -> Collector:
-        return self.aggregation.collector(session, self.plan.codec.size, self.plan.width)
-
-    def send(self, client: int, kind: str, content: RecordDict, spec: TaskSpec) -> RecordDict:
-        """Send a message, as a SuperNode hands it on, and keep what comes back."""
-        home = self.homes[client]
-        message = RecordDict({**content, **spec.records()})
-        key = str(home.record_key)
-        own: dict[str, Any] = {"partition-id": client, "home": str(home.path), "record-key": key}
-        reply = app(Message(message, 1, kind), Context(1, 1, own, RecordDict(), {})).content
-        self.kept += [path.read_bytes() for path in home.states.glob("secret-*")]
-        self.seen += _bytes_of(reply)
-        return reply
-
-    def step(
-        self, session: Session, step: str, client: int, fields: Fields, round_: int = 1
-    ) -> RecordDict:
-        heading = {**heading_of(session), STEP: step}
-        spec = TaskSpec(client, round_, -1, -1, self.run)
-        return self.send(client, AGGREGATE, packed({**heading, **fields}), spec)
-
-    def ask(self, session: Session, tamper: Tamper | None = None) -> Any:
-        """Return what asks all hospitals of a step, with a change to what each is told."""
-
-        def ask(step: str, told: Mapping[int, Fields], take: Take) -> None:
-            for client, fields in sorted(told.items()):
-                changed = dict(fields)
-                if tamper:
-                    tamper(step, client, changed)
-                reply = self.step(session, step, client, changed)
-                del reply[SIGNATURE]
-                take(client, unpacked(reply))
-
-        return ask
-
-    def train(self, client: int, told: Mapping[str, Any] | None, round_: int = 1) -> RecordDict:
-        sum_ = None if told is None else ConfigRecord(dict(told))
-        return self.send(
-            client, "train", self.sent, TaskSpec(client, round_, -1, -1, self.run, sum_)
-        )
-
-    def heading(self, session: Session) -> dict[str, Any]:
-        return heading_of(session)
-
-    def masked(self, session: Session, tamper: Tamper | None = None) -> Collector:
-        """Go as far as to have all masked vectors."""
-        collector = self.collector(session)
-        for client, told in sorted(collector.prepare(self.ask(session, tamper)).items()):
-            reply = self.train(client, {**self.heading(session), **told})
-            collector.add(client, decoded(reply.array_records[ARRAYS][PAYLOAD]))
-        return collector
-
-    def total(self, session: Session) -> Integers:
-        return self.masked(session).open(self.ask(session))
-
-    def trainings(self, client: int) -> int:
-        return sum(one.trainings for one in self.homes[client].lifetime.runs(1e-5).values())
-
-    def refused(self, client: int) -> str:
-        return (self.homes[client].path / "refused.log").read_text()
-
-
-def _bytes_of(content: RecordDict) -> list[bytes]:
-    """Return all bytes in a reply; text and numbers as text."""
-    found: list[bytes] = []
-    for record in content.values():
-        for value in record.values():
-            if isinstance(value, Array):
-                found.append(decoded(value).tobytes())
-            else:
-                many = value if isinstance(value, list) else [value]
-                found += [one if isinstance(one, bytes) else str(one).encode() for one in many]
-    return found
-
-
-def _known(homes: Mapping[int, Home], folder: Path) -> None:
-    """Have each home know the others, by a folder as the server has one."""
-    folder.mkdir()
-    for client, home in homes.items():
-        shutil.copyfile(f"{home.record_key}.pub", folder / f"hospital-{client}.pub")
-    for home in homes.values():
-        peers.enter(home, peers.read(folder))
-
-
-@pytest.fixture(scope="module")
-def made(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Make three homes that have agreed on an aggregation, once, not to be changed."""
-    done: dict[str, Path] = {}
-
-    def made(aggregation: str) -> Path:
-        if aggregation not in done:
-            folder = tmp_path_factory.mktemp(aggregation)
-            agreed = [*AGREED, f"aggregation={aggregation}", f"store={store}"]
-            homes = {c: make_home(folder / f"home-{c}", agreed, c) for c in ALL}
-            _known(homes, folder / "keys")
-            done[aggregation] = folder
-        return done[aggregation]
-
-    return made
+from fedmed.record.signatures import Signer
 
 
 @pytest.fixture
-def serve(made: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Server]:
-    process.host()
-
-    def serve(aggregation: str) -> Server:
-        folder = Path(shutil.copytree(made(aggregation), tmp_path / aggregation))
-        homes = {client: Home(folder / f"home-{client}") for client in ALL}
-        return Server(homes, compose([*AGREED, f"aggregation={aggregation}"], build=False))
-
-    return serve
-
-
-@pytest.fixture
-def server(serve: Callable[[str], Server]) -> Server:
-    return serve("secagg")
-
-
-def changed(home: Home, **keys: Any) -> None:
-    content = yaml.safe_load(home.policy_file.read_text()) | keys
-    home.policy_file.write_text(yaml.safe_dump(content))
-
-
-def sealed(server: Server) -> None:
-    """Make the patients' files unreadable to whoever opens them."""
-    for home in server.homes.values():
-        for path in home.data.iterdir():
-            path.write_bytes(b"opened")
+def server(serve_hidden: Callable[[str], Server]) -> Server:
+    return serve_hidden("secagg")
 
 
 def test_what_was_agreed_is_answered_and_the_sum_is_the_open_one(
-    serve: Callable[[str], Server],
+    serve_hidden: Callable[[str], Server],
 ) -> None:
-    plain = serve("fixed")
+    plain = serve_hidden("fixed")
     wanted = plain.total(plain.session())
     assert np.any(wanted)
     for aggregation in ("secagg", "bfv"):
-        server = serve(aggregation)
+        server = serve_hidden(aggregation)
         assert Policy.read(server.homes[0].policy_file).hidden_updates
         assert np.array_equal(server.total(server.session()), wanted)
         assert [server.trainings(client) for client in ALL] == [1, 1, 1]
@@ -222,9 +59,9 @@ def test_what_was_agreed_is_answered_and_the_sum_is_the_open_one(
 
 @pytest.mark.parametrize("aggregation", ["secagg", "bfv"])
 def test_no_secret_is_in_what_the_server_was_sent(
-    serve: Callable[[str], Server], aggregation: str
+    serve_hidden: Callable[[str], Server], aggregation: str
 ) -> None:
-    server = serve(aggregation)
+    server = serve_hidden(aggregation)
     session = server.session()
     server.total(session)
     seen = b"\n".join(server.seen)
@@ -412,58 +249,11 @@ def test_a_step_of_a_task_that_was_not_agreed_on_is_refused(server: Server) -> N
             other.step(other.session(), "keys", 0, {})
 
 
-@pytest.mark.parametrize(
-    ("known", "said"),
-    [
-        ({}, "take the keys of 3 hospitals"),
-        ({1: "ab" * 32, 2: "cd" * 32, 3: "ef" * 32}, "take the keys of 3 hospitals"),
-        ({0: "ab" * 32, 1: "cd" * 32, 2: "ef" * 32}, "another key is there for client 0"),
-        (None, "take the keys of 3 hospitals"),
-    ],
-)
-def test_a_policy_without_sound_peers_hides_nothing_and_is_refused(
-    server: Server, known: dict[int, str] | None, said: str
-) -> None:
-    home = server.homes[0]
-    if known is None:  # itself and one other: a sum of two hides neither from the other
-        own = Policy.read(home.policy_file).peers
-        known = {client: own[client] for client in (0, 1)}
-    changed(home, peers=known)
-    sealed(server)
-    with pytest.raises(FedmedError, match=f"peers: .*{said}"):
-        command(Home.opened(home.path))
-    spec = TaskSpec(0, 1, -1, -1, server.run)
-    for kind in (DESCRIBE, AGGREGATE, "train", "evaluate"):
-        with pytest.raises(Refused, match="refuses this: peers"):
-            server.send(0, kind, server.sent, spec)
-    changed(home, hidden_updates=False)  # the task itself is one that hides them
-    with pytest.raises(Refused, match="refuses this: peers"):
-        server.step(server.session(), "keys", 0, {})
-    assert said in server.refused(0)
-
-
-def test_a_cohort_is_counted_by_the_hospital_itself(store: Path, tmp_path: Path) -> None:
-    """The task says four, the policy wants four, and the server asks three."""
-    process.host()
-    agreed = [*AGREED, "aggregation=secagg", "partition.clients=4"]
-    agreed += ["strategy.server.min_train_nodes=4", "strategy.server.min_available_nodes=4"]
-    agreed += [f"store={store}"]
-    homes = {c: make_home(tmp_path / f"home-{c}", agreed, c) for c in range(4)}
-    _known(homes, tmp_path / "keys")
-    assert Policy.read(homes[0].policy_file).cohort == 4
-    server = Server(homes, compose(agreed, build=False))
-    three, four = server.session(), server.session(members=(0, 1, 2, 3))
-    with pytest.raises(Refused, match="aggregation"):
-        server.collector(three).prepare(server.ask(three))
-    assert "takes part in none below 4" in server.refused(0)
-    assert server.collector(four).prepare(server.ask(four))
-
-
 def test_a_key_that_another_made_encrypts_nothing(
-    serve: Callable[[str], Server], keys: Path
+    serve_hidden: Callable[[str], Server], keys: Path
 ) -> None:
     """Under encryption the server in the middle would hand out a key of its own."""
-    server = serve("bfv")
+    server = serve_hidden("bfv")
     session = server.session()
     told = dict(server.collector(session).prepare(server.ask(session))[1])
     other = server.session(b"b" * 16)
@@ -491,7 +281,7 @@ def test_a_patient_is_paid_for_before_she_is_masked(store: Path, tmp_path: Path)
     homes = {
         c: make_home(tmp_path / f"home-{c}", agreed, c, epsilon=50.0, lifetime=50.0) for c in ALL
     }
-    _known(homes, tmp_path / "keys")
+    introduce(homes, tmp_path / "keys")
     server = PrivateServer(homes, compose(agreed, build=False))
     server.total(server.session(b"1" * 16))
     spent = homes[0].lifetime.epsilon(1e-5)
@@ -532,43 +322,3 @@ def test_each_step_bears_its_hospitals_signature(server: Server) -> None:
     statement = signatures.of_exchange(session.run, 1, 1, "keys", given, returned)
     assert signatures.holds(str(signed["key"]), str(signed["signature"]), statement)
     assert signed["key"] == server.homes[1].signer.public
-
-
-def test_keys_are_entered_into_a_policy_and_its_words_stay(
-    made: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = made("secagg")
-    home = Home(Path(shutil.copytree(source / "home-1", tmp_path / "home")))
-    written = home.policy_file.read_text()
-    assert "# Who the others are in such a sum" in written
-    own = home.signer.public
-    for block in (
-        "peers: {}\n",
-        "peers: {} # ours",
-        f"peers:\n  1: {own}\n",
-        "peers: {1:\n   null}",
-    ):
-        head = written[: written.index("\npeers:") + 1]
-        home.policy_file.write_text(head + block)
-        if "null" in block:  # is no policy
-            with pytest.raises(ConfigError, match="peers"):
-                peers.enter(home, peers.read(source / "keys"))
-            continue
-        hospital.main(["peers", str(home.path), str(source / "keys")])
-        assert home.policy_file.read_text().replace("peers: # ours", "peers:") == written
-        assert home.policy_file.stat().st_mode & 0o077 == 0
-    shown = capsys.readouterr().out
-    assert f"hospital 1: {own[:8]} {own[8:16]}" in shown
-    assert "(this one)" in shown
-    home.policy_file.write_text(written)
-    make_key(tmp_path / "hospital-1")
-    with pytest.raises(FedmedError, match=r"hospital-1\.pub is not this hospital's key"):
-        peers.enter(home, peers.read(tmp_path))
-    with pytest.raises(FedmedError, match=r"holds no hospital-0\.pub"):
-        peers.read(home.path)
-    for client in (0, 2):
-        shutil.copyfile(source / "keys" / "hospital-0.pub", tmp_path / f"hospital-{client}.pub")
-    (tmp_path / "hospital-1.pub").unlink()
-    with pytest.raises(ConfigError, match="two hospitals have one key"):
-        peers.enter(home, peers.read(tmp_path))
-    assert home.policy_file.read_text() == written
